@@ -1,0 +1,5 @@
+from .modeling.output import SelaOutput as SelaOutput
+from .tuner.config import SelaConfig as SelaConfig
+from .tuner.model import SelaModel as SelaModel
+
+__version__: str

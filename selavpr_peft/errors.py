@@ -1,0 +1,24 @@
+"""The exceptions a caller may want to catch; everything else is a plain ValueError or the host library's own error.
+
+Each also is the built-in exception that code not knowing this package would catch.
+"""
+
+
+class UnsupportedBackboneError(ValueError):
+    """The model given as backbone is not one whose blocks and patch tokens SelaVPR knows."""
+
+
+class BackboneMismatchError(ValueError):
+    """An adapter or checkpoint was made for a backbone with another depth, width, patch size or other weights."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint file is damaged, unsafe to read, or not in the format expected."""
+
+
+class DatasetFormatError(ValueError):
+    """A table or folder of places does not have the layout that was announced."""
+
+
+class UnreadableImageError(OSError):
+    """An image file is missing, damaged or in a format that Pillow does not read."""

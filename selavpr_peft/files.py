@@ -1,0 +1,97 @@
+"""Write files so that a failure at any moment leaves either the old content or the new one, never half of it."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, bring it to the disk and rename it to `path`.
+
+    Args:
+        path: Final name; missing parent folders are made.
+        write: Receives the temporary path and writes the whole file there. When it raises, `path` keeps its old
+            content and the temporary file is removed.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        _sync(temporary)
+        temporary.chmod(0o666 & ~_umask())  # mkstemp makes files only their owner can read
+        temporary.replace(path)
+        _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_written_at_once(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder that takes the name `folder` when the block ends, and vanishes when it fails.
+
+    Args:
+        folder: Final name. A folder already there is replaced only once the new one is complete.
+
+    Yields:
+        An empty folder beside `folder` to write into.
+
+    Raises:
+        NotADirectoryError: If there is a file of that name.
+    """
+    folder = Path(folder).resolve()  # a link to a folder stays one
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file; name a folder, or move the file away.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                _sync(file)
+        temporary.chmod(0o777 & ~_umask())
+        _take_the_place_of(folder, temporary)
+        _sync(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _take_the_place_of(folder: Path, new: Path) -> None:
+    """Rename `new` to `folder`; a previous folder is moved aside first and brought back if the renaming fails."""
+    if not folder.exists():
+        new.replace(folder)
+        return
+    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.old."))
+    previous = aside / folder.name
+    try:
+        folder.replace(previous)
+        new.replace(folder)
+    except OSError:
+        if previous.exists():
+            previous.replace(folder)
+        aside.rmdir()
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Bring a file or folder to the disk; Windows cannot open folders, and there the rename has to do."""
+    if path.is_dir() and os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    """Read the process's file mode mask, which the system only tells by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
