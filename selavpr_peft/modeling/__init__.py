@@ -1,0 +1,1 @@
+"""From pixels to features: preprocessing, position embeddings, pooling, local features and the output they form."""
