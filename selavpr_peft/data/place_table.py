@@ -1,0 +1,152 @@
+"""Read places from a CSV or parquet table that lies beside its images.
+
+A folder holds `places.csv` (or `places.parquet`) with a row per image; `image` is a path relative to the table. Part
+of it is addressed as `DIR:traverse`.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset, Image
+from pyarrow import csv, parquet
+
+from selavpr_peft.data.schema import FRAME, IMAGE, KEY, METRES, TRAVERSE, check_places
+from selavpr_peft.errors import DatasetFormatError
+
+TABLE_NAMES = ("places.csv", "places.parquet")
+TEXTS = frozenset({IMAGE, KEY, TRAVERSE})
+
+
+def read_place_table(location: str | Path, *, frames: tuple[int, int] | None = None) -> Dataset:
+    """Read the places at a location.
+
+    Args:
+        location: A folder with a table, a table, or either followed by `:traverse` to take that traverse only.
+        frames: First and last frame number to keep, both included; None keeps all.
+
+    Returns:
+        Table with the columns of data/schema.py in the order of the file; `image` is decoded on access, `key` is the
+        image's path relative to the table unless the file has keys.
+
+    Raises:
+        DatasetFormatError: If there is no table, it lacks a column, or no row is left; the message says where.
+    """
+    path, traverse = split_location(location)
+    table = _read_table(path)
+    check_places(Dataset(table), str(path))
+    if traverse is not None:
+        table = _take_traverse(table, traverse, path)
+    if frames is not None:
+        table = _take_frames(table, frames, path)
+    files = [str(path.parent / name) for name in table[IMAGE].to_pylist()]
+    return Dataset(_with_column(table, IMAGE, pa.array(files))).cast_column(IMAGE, Image())
+
+
+def split_location(location: str | Path) -> tuple[Path, str | None]:
+    """Split `DIR:traverse` into the table's path and the traverse, None where none is named.
+
+    Args:
+        location: Folder or table, with or without `:traverse`.
+
+    Raises:
+        DatasetFormatError: If there is no table at that place.
+    """
+    whole = Path(location)
+    if whole.exists():
+        return _find_table(whole), None
+    folder, separator, traverse = str(location).rpartition(":")
+    if separator and folder and traverse:
+        return _find_table(Path(folder)), traverse
+    return _find_table(whole), None
+
+
+def parse_frames(text: str | None) -> tuple[int, int] | None:
+    """Read a range of frames, `A-B`, both included.
+
+    Args:
+        text: For example "103-139"; None stays None.
+
+    Raises:
+        ValueError: If it is not of this form or ends before it begins.
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)-(\d+)", text.strip())
+    if not match or int(match[1]) > int(match[2]):
+        raise ValueError(f"A range of frames must be of the form A-B with A <= B, for example 103-139, got {text!r}.")
+    return int(match[1]), int(match[2])
+
+
+def _find_table(path: Path) -> Path:
+    if path.is_file():
+        return path
+    for name in TABLE_NAMES:
+        if (path / name).is_file():
+            return path / name
+    found = f"the folder has {sorted(p.name for p in path.iterdir())[:5]}" if path.is_dir() else "there is no folder"
+    raise DatasetFormatError(
+        f"Expected places.csv (columns image, traverse, frame or image, easting_m, northing_m) in {path}, but {found}."
+    )
+
+
+def _read_table(path: Path) -> pa.Table:
+    """Read a whole file; `image`, `key` and `traverse` become text, and `key` is added where it is missing."""
+    try:
+        table = _READERS.get(path.suffix.lower(), _read_csv)(path)
+    except (pa.ArrowException, OSError) as error:
+        raise DatasetFormatError(f"{path} cannot be read as a table; expected CSV or parquet: {error}") from error
+    names = table.column_names
+    if len(set(names)) < len(names):
+        raise DatasetFormatError(f"{path} must name every column once, got {names}.")
+    if IMAGE not in names:
+        raise DatasetFormatError(f"{path} must have a column 'image', got {names}.")
+    if not len(table):
+        raise DatasetFormatError(f"{path} has no rows; expected one per image.")
+    for name in TEXTS & set(names):
+        table = _with_column(table, name, _as_text(table[name], name, path))
+    return table if KEY in names else table.append_column(KEY, table[IMAGE])
+
+
+def _read_csv(path: Path) -> pa.Table:
+    types = dict.fromkeys(TEXTS, pa.string()) | dict.fromkeys(METRES, pa.float64()) | {FRAME: pa.int64()}
+    reading = pa.csv.ReadOptions(use_threads=False)  # only then do error messages tell the line
+    return pa.csv.read_csv(path, read_options=reading, convert_options=pa.csv.ConvertOptions(column_types=types))
+
+
+_READERS: dict[str, Callable[[Path], pa.Table]] = {".parquet": pa.parquet.read_table}
+
+
+def _as_text(values: pa.ChunkedArray, name: str, path: Path) -> pa.ChunkedArray:
+    """Turn a column into text: numbers as they are written, nothing as the empty text."""
+    try:
+        return values.cast(pa.string()).fill_null("")
+    except pa.ArrowException as error:
+        raise DatasetFormatError(f"{path} must have text in the column {name!r}, got {values.type}.") from error
+
+
+def _with_column(table: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Table:
+    return table.set_column(table.column_names.index(name), name, values)
+
+
+def _take_traverse(table: pa.Table, traverse: str, path: Path) -> pa.Table:
+    if TRAVERSE not in table.column_names:
+        raise DatasetFormatError(f"{path} has no column 'traverse', so {traverse!r} cannot be taken from it.")
+    names = np.asarray(table[TRAVERSE].to_pylist())
+    if traverse not in names:
+        raise DatasetFormatError(f"{path} has no traverse {traverse!r}; it has {sorted(set(names.tolist()))}.")
+    return table.filter(pa.array(names == traverse))
+
+
+def _take_frames(table: pa.Table, frames: tuple[int, int], path: Path) -> pa.Table:
+    if FRAME not in table.column_names:
+        raise DatasetFormatError(f"{path} has no column 'frame', so frames {frames} cannot be taken from it.")
+    numbers = table[FRAME].to_numpy()
+    is_inside = (numbers >= frames[0]) & (numbers <= frames[1])
+    if not is_inside.any():
+        raise DatasetFormatError(
+            f"{path} has no frame in {frames[0]}-{frames[1]}; it has {numbers.min()}-{numbers.max()}."
+        )
+    return table.filter(pa.array(is_inside))

@@ -1,0 +1,104 @@
+"""The columns of a table of places, their units, and what must hold of them.
+
+| column | meaning |
+|---|---|
+| `image` | the picture, decoded when it is read |
+| `key` | a name that no other row has |
+| `easting_m`, `northing_m` | position in metres on a plane; or else |
+| `frame` | position along a path that was filmed, as a whole number |
+| `traverse` | name of the drive or walk the image comes from (optional) |
+
+Any further column is kept.
+"""
+
+from collections import Counter
+
+import numpy as np
+from datasets import Dataset
+from jaxtyping import Float
+
+from selavpr_peft.errors import DatasetFormatError
+
+IMAGE = "image"
+KEY = "key"
+FRAME = "frame"
+METRES = ("easting_m", "northing_m")
+TRAVERSE = "traverse"
+
+
+def check_places(places: Dataset, source: str) -> None:
+    """Raise if a table lacks a column, has positions of both kinds, or a position or key that cannot be right.
+
+    Args:
+        places: Table with the columns above.
+        source: Where it comes from, for the message.
+
+    Raises:
+        DatasetFormatError: With what was expected, what was found and where.
+    """
+    columns = places.column_names
+    for name in (IMAGE, KEY):
+        if name not in columns:
+            raise DatasetFormatError(f"{source} must have a column {name!r}, got {columns}.")
+    metres = [name for name in METRES if name in columns]
+    if bool(metres) == (FRAME in columns) or len(metres) == 1:
+        raise DatasetFormatError(
+            f"{source} must have either the columns 'easting_m' and 'northing_m' or the column 'frame', got {columns}."
+        )
+    _check_keys(places, source)
+    _check_positions(places, source)
+
+
+def positions(places: Dataset) -> Float[np.ndarray, "N dims"]:
+    """Give the position of every place: two columns of metres, or one of frame numbers.
+
+    Args:
+        places: Table of places. A missing position becomes NaN.
+    """
+    columns = [np.asarray(places[name][:], dtype=np.float64) for name in _position_columns(places)]
+    return np.stack(columns, axis=1)
+
+
+def radius_unit(places: Dataset) -> str:
+    """Name the unit of distances between places: "frames" or "m".
+
+    Args:
+        places: Table of places.
+    """
+    return "frames" if FRAME in places.column_names else "m"
+
+
+def _position_columns(places: Dataset) -> list[str]:
+    return [FRAME] if FRAME in places.column_names else list(METRES)
+
+
+def _check_keys(places: Dataset, source: str) -> None:
+    """Raise unless every image has a name of its own."""
+    counts = Counter(places[KEY][:])
+    if counts[None] or counts[""]:
+        row = places[KEY][:].index(None if counts[None] else "")
+        raise DatasetFormatError(f"{source} must name an image in every row, got none in row {row}, counted from 0.")
+    repeated = [key for key, count in counts.items() if count > 1]
+    if repeated:
+        raise DatasetFormatError(
+            f"{source} must name every image once, got {len(repeated)} of them more than once; the first is"
+            f" {repeated[0]}."
+        )
+
+
+def _check_positions(places: Dataset, source: str) -> None:
+    """Raise unless every position is a finite number, and every frame a whole one."""
+    for name in _position_columns(places):
+        found = str(getattr(places.features[name], "dtype", places.features[name]))
+        if not found.startswith(("int", "uint", "float")):
+            raise DatasetFormatError(f"{source} must have numbers in the column {name!r}, got the type {found}.")
+    values = positions(places)
+    is_valid = np.isfinite(values).all(axis=1)
+    if FRAME in places.column_names:
+        is_valid &= values[:, 0] == np.rint(values[:, 0])
+    if not is_valid.all():
+        row = int(np.flatnonzero(~is_valid)[0])
+        raise DatasetFormatError(
+            f"{source} has {int((~is_valid).sum())} rows without a valid position, the first in row {row}"
+            f" ({places[KEY][row]}); expected {'whole' if FRAME in places.column_names else 'finite'} numbers."
+        )

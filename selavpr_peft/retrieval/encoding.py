@@ -1,0 +1,157 @@
+"""Encode the images of a table of places, batch by batch, with decoding in worker processes if wanted."""
+
+import io
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import torch
+import torch.utils.data
+from jaxtyping import Float
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from selavpr_peft.errors import UnreadableImageError
+from selavpr_peft.modeling.preprocessing import Preprocessing, read_image
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedBatch:
+    """Descriptions of some images, and the images that could not be read.
+
+    Args:
+        rows: Rows of the table that were encoded, ascending.
+        global_descriptors: Their (B, D) descriptors on the CPU.
+        local_features: Their (B, H, W, C) local features on the CPU, None without a local head.
+        unreadable: Why a row was left out, by row.
+    """
+
+    rows: list[int]
+    global_descriptors: Float[Tensor, "B D"]
+    local_features: Float[Tensor, "B H W C"] | None
+    unreadable: dict[int, str]
+
+
+def encode_places(
+    model: nn.Module,
+    places: datasets.Dataset,
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int = 16,
+    num_workers: int = 0,
+    is_strict: bool = False,
+    description: str = "encoding",
+) -> Iterator[EncodedBatch]:
+    """Describe the images of a table in its order, with a progress bar.
+
+    Args:
+        model: An adapted backbone in evaluation mode.
+        places: Table with a column `image`.
+        preprocessing: How a picture becomes network input.
+        batch_size: Images per forward pass.
+        num_workers: Processes that decode images; 0 decodes in this one.
+        is_strict: Raise at the first unreadable image instead of reporting it and going on.
+        description: What the progress bar says.
+
+    Yields:
+        Batches in the order of the table; rows of unreadable images are missing from them and named.
+
+    Raises:
+        UnreadableImageError: In strict mode, with the name of the image.
+        ValueError: If the model gives NaN or infinity for an image; the message names it.
+    """
+    images = _Images(places, preprocessing)
+    loader = torch.utils.data.DataLoader(images, batch_size, num_workers=num_workers, collate_fn=list)
+    device = next(model.parameters()).device
+    with tqdm(total=len(images), desc=description, unit="image") as progress:
+        for items in loader:
+            readable = [item for item in items if item.pixel_values is not None]
+            unreadable = {item.row: item.error for item in items if item.pixel_values is None}
+            _report(unreadable, is_strict)
+            if readable:
+                pixel_values = torch.stack([item.pixel_values for item in readable]).to(device)
+                rows = [item.row for item in readable]
+                descriptors, features = _describe(model, pixel_values)
+                _check_finite(descriptors, features, rows, places)
+                yield EncodedBatch(
+                    rows=rows, global_descriptors=descriptors, local_features=features, unreadable=unreadable
+                )
+            else:
+                nothing = torch.empty(0, 0)
+                yield EncodedBatch(rows=[], global_descriptors=nothing, local_features=None, unreadable=unreadable)
+            progress.update(len(items))
+
+
+@dataclass(frozen=True)
+class _Item:
+    row: int
+    pixel_values: Tensor | None
+    error: str
+
+
+class _Images(torch.utils.data.Dataset[_Item]):
+    """The images of a table as network input; one that cannot be read gives its error instead."""
+
+    def __init__(self, places: datasets.Dataset, preprocessing: Preprocessing) -> None:
+        columns = [name for name in ("image", "key") if name in places.column_names]
+        self.places = places.select_columns(columns).cast_column("image", datasets.Image(decode=False))
+        self.preprocessing = preprocessing
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, row: int) -> _Item:
+        place = self.places[row]
+        try:
+            image = _read(place["image"], name=place.get("key", f"row {row}"))
+            return _Item(row, self.preprocessing(image), "")
+        except UnreadableImageError as error:
+            return _Item(row, None, str(error))
+
+
+def _read(stored: dict[str, Any] | None, name: str) -> Any:
+    """Read an image column's entry: bytes inside the table, or the path of a file."""
+    if stored is None or (stored["bytes"] is None and stored["path"] is None):
+        raise UnreadableImageError(f"The image {name} cannot be read (the table has none); add or remove it.")
+    if stored["bytes"] is not None:
+        return read_image(_NamedBytes(stored["bytes"], name))
+    return read_image(stored["path"])
+
+
+class _NamedBytes(io.BytesIO):
+    """An image inside the table that messages can name."""
+
+    def __init__(self, content: bytes, name: str) -> None:
+        super().__init__(content)
+        self._name = name
+
+    def __str__(self) -> str:
+        return self._name
+
+
+def _report(unreadable: dict[int, str], is_strict: bool) -> None:
+    for message in unreadable.values():
+        if is_strict:
+            raise UnreadableImageError(message)
+        logger.warning("left out: %s", message)
+
+
+@torch.inference_mode()
+def _describe(model: nn.Module, pixel_values: Tensor) -> tuple[Tensor, Tensor | None]:
+    output = model(pixel_values=pixel_values)
+    features = output.local_features
+    return output.global_descriptors.cpu(), None if features is None else features.cpu()
+
+
+def _check_finite(descriptors: Tensor, features: Tensor | None, rows: list[int], places: datasets.Dataset) -> None:
+    is_finite = descriptors.isfinite().all(dim=1)
+    if features is not None:
+        is_finite &= features.isfinite().flatten(1).all(dim=1)
+    if not is_finite.all():
+        row = rows[int((~is_finite).nonzero()[0])]
+        name = places["key"][row] if "key" in places.column_names else f"row {row}"
+        raise ValueError(f"The model gives NaN or infinity for {name}; check the adapter's weights and the type used.")
