@@ -1,0 +1,79 @@
+"""Draw how a query of an evaluation was recognised: its candidates, and the matches with the best one."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from PIL import Image
+from torch import Tensor
+
+from selavpr_peft.modeling.preprocessing import Preprocessing
+from selavpr_peft.retrieval.matched_points import MatchedPoints, match_points
+from selavpr_peft.visualization.matches import draw_recognition
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+NUM_CANDIDATES = 4
+
+
+def draw_query_result(
+    model: PeftModel,
+    preprocessing: Preprocessing,
+    queries: Dataset,
+    database: Dataset,
+    result: Any,
+    query: int | None = None,
+) -> "matplotlib.figure.Figure":
+    """Draw one query with its candidates after re-ranking, and the matches with the first of them.
+
+    Args:
+        model: The model that was evaluated, with a local head.
+        preprocessing: How its images were prepared.
+        queries: Table of the queries.
+        database: Table of the database.
+        result: What `evaluate_two_stage` returned.
+        query: Row of the query; by default the first one that re-ranking brought to its place, or the first that was
+            found, or the first at all.
+    """
+    row = _telling_query(result) if query is None else query
+    rows = [int(candidate) for candidate in result.predictions[row][:NUM_CANDIDATES]]
+    query_image, images = queries[row]["image"].convert("RGB"), [database[r]["image"].convert("RGB") for r in rows]
+    return draw_recognition(
+        query_image,
+        images,
+        labels=[f"{rank}. {database[r]['key']}" for rank, r in enumerate(rows, start=1)],
+        are_correct=[r in result.positives[row] for r in rows],
+        matches=_match(model, preprocessing, query_image, images[0]),
+    )
+
+
+def _telling_query(result: Any) -> int:
+    """Pick a query that shows most: wrong by retrieval and right by re-ranking, else right, else the first."""
+    before, after = (
+        [len(rows) > 0 and rows[0] in found for rows, found in zip(predictions, result.positives, strict=True)]
+        for predictions in (result.retrieved, result.predictions)
+    )
+    gained = [row for row, (was, now) in enumerate(zip(before, after, strict=True)) if now and not was]
+    found = [row for row, now in enumerate(after) if now]
+    return next(iter([*gained, *found]), 0)
+
+
+def _match(
+    model: PeftModel, preprocessing: Preprocessing, query_image: Image.Image, database_image: Image.Image
+) -> MatchedPoints:
+    return match_points(
+        *_local_features(model, preprocessing, [query_image, database_image]),
+        query_size=query_image.size,
+        database_size=database_image.size,
+        input_size=preprocessing.image_size,
+        patch_size=model.active_peft_config.backbone_patch_size,
+    )
+
+
+@torch.inference_mode()
+def _local_features(model: PeftModel, preprocessing: Preprocessing, images: list[Image.Image]) -> Tensor:
+    device = next(model.parameters()).device
+    pixel_values = torch.stack([preprocessing(image) for image in images]).to(device)
+    return model(pixel_values=pixel_values).local_features.cpu()
