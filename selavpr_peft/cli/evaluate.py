@@ -1,0 +1,111 @@
+"""`selavpr evaluate`: Recall@N of retrieval and of re-ranking."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from selavpr_peft.cli import options
+from selavpr_peft.cli.printing import quiet_host_libraries, recall_table, write_json
+
+if TYPE_CHECKING:
+    from selavpr_peft.evaluation.evaluator import TwoStageResult
+
+Places = Annotated[
+    str, typer.Option(metavar="DIR[:TRAVERSE]", help="Folder with places.csv, and the traverse to take from it.")
+]
+
+
+def evaluate(
+    database: Places,
+    queries: Places,
+    positive_radius: options.PositiveRadius,
+    backbone: options.Backbone,
+    adapter: options.Adapter = None,
+    rerank_num: options.RerankNum = 100,
+    query_frames: options.Frames = None,
+    database_frames: options.Frames = None,
+    dtype: options.DType = "float32",
+    device: options.Device = "auto",
+    seed: options.Seed = 0,
+    batch_size: options.BatchSize = 16,
+    num_workers: options.NumWorkers = 0,
+    strict: options.Strict = False,
+    json: options.Json = None,
+) -> None:
+    r"""Locate queries in a database and print Recall@1/5/10 of retrieval and after re-ranking.
+
+    A database image counts as a positive up to and including the radius. Queries without any positive, and queries
+    whose image cannot be read, stay in the denominator. Images are resized as the adapter was trained with.
+
+    Example:
+        selavpr evaluate --database walk:day --queries walk:night --positive-radius 3 \
+            --backbone facebook/dinov2-large --adapter me/selavpr-city --json result.json
+    """
+    options.check_dtype(dtype)
+    quiet_host_libraries()
+    import torch
+
+    from selavpr_peft.data.place_table import parse_frames, read_place_table
+    from selavpr_peft.evaluation.evaluator import evaluate_two_stage
+    from selavpr_peft.hub.loading import load_adapted_model
+    from selavpr_peft.modeling.preprocessing import Preprocessing
+
+    database_places = read_place_table(database, frames=parse_frames(database_frames))
+    query_places = read_place_table(queries, frames=parse_frames(query_frames))
+    place = options.pick_device(device)
+    model = load_adapted_model(backbone, adapter, dtype=getattr(torch, dtype), seed=seed).to(place)
+    config = model.active_peft_config
+    result = evaluate_two_stage(
+        model,
+        query_places,
+        database_places,
+        Preprocessing(image_size=config.image_size, resize=config.resize),
+        positive_radius=positive_radius,
+        rerank_num=rerank_num,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        is_strict=strict,
+    )
+    protocol = {
+        "database": database,
+        "queries": queries,
+        "database_frames": database_frames,
+        "query_frames": query_frames,
+        "positive_radius": positive_radius,
+        "rerank_num": rerank_num,
+        "backbone": backbone,
+        "adapter": adapter,
+        "seed": None if adapter else seed,
+        "dtype": dtype,
+        "image_size": list(config.image_size),
+        "resize": config.resize,
+        "position_interpolation": config.position_interpolation,
+    }
+    if json != "-":
+        print_result(result, protocol)
+    if json is not None:
+        write_json(result.as_report(protocol), json)
+
+
+def print_result(result: "TwoStageResult", protocol: dict[str, Any]) -> None:
+    """Print what was compared, under which settings, and the table of recalls.
+
+    Args:
+        result: What the evaluation found.
+        protocol: Its settings.
+    """
+    height, width = protocol["image_size"]
+    lines = [
+        f"database  {protocol['database']}: {result.num_database} images",
+        f"queries   {protocol['queries']}: {result.num_queries} images, positives within"
+        f" {protocol['positive_radius']:g} {result.radius_unit}",
+        f"model     {protocol['backbone']} with {protocol['adapter'] or 'a fresh adapter'}, {protocol['dtype']},"
+        f" {height}x{width} {protocol['resize']}",
+    ]
+    if result.num_queries_without_positive:
+        lines.append(f"          {result.num_queries_without_positive} queries have no positive and count as missed")
+    if result.unreadable:
+        lines.append(f"          {len(result.unreadable)} images could not be read")
+    reranked_name = f"re-ranked (top {protocol['rerank_num']})"
+    typer.echo("\n".join(lines))
+    typer.echo("\n" + recall_table({"retrieval": result.retrieval, reranked_name: result.reranked}))

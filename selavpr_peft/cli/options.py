@@ -1,0 +1,60 @@
+"""Options that several commands share, with the same words everywhere."""
+
+from typing import Annotated
+
+import typer
+
+Backbone = Annotated[str, typer.Option(help="Hub id or folder of the frozen backbone.", show_default=False)]
+Adapter = Annotated[
+    str | None,
+    typer.Option(help="Hub id or folder of an adapter; without it the frozen backbone with a fresh one is used."),
+]
+PositiveRadius = Annotated[
+    float,
+    typer.Option(help="Distance up to which a database image shows the query's place, in metres or frames.", min=0),
+]
+RerankNum = Annotated[int, typer.Option(help="Candidates that are re-ranked by local features (paper: 100).", min=1)]
+Frames = Annotated[str | None, typer.Option(help="Take only frames A-B, both included.", metavar="A-B")]
+DType = Annotated[str, typer.Option(help="Type of the backbone's weights: float32, bfloat16 or float16.")]
+Device = Annotated[str, typer.Option(help="Device, for example cpu or cuda; auto takes a GPU where there is one.")]
+Seed = Annotated[int, typer.Option(help="Seed of a fresh adapter.")]
+BatchSize = Annotated[int, typer.Option(help="Images per forward pass.", min=1)]
+NumWorkers = Annotated[int, typer.Option(help="Processes that decode images.", min=0)]
+Strict = Annotated[bool, typer.Option("--strict", help="Stop at an image that cannot be read, instead of naming it.")]
+Json = Annotated[
+    str | None, typer.Option("--json", help="Write the results to this file; - is standard output.", metavar="PATH")
+]
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def check_dtype(name: str) -> None:
+    """Raise if a type's name is not one of those offered.
+
+    Args:
+        name: As given by the user.
+
+    Raises:
+        ValueError: Naming the choices.
+    """
+    if name not in DTYPES:
+        raise ValueError(f"--dtype must be one of {', '.join(DTYPES)}, got {name!r}.")
+
+
+def pick_device(name: str) -> str:
+    """Resolve "auto", and refuse a device that is not there before anything is loaded.
+
+    Args:
+        name: As given by the user.
+
+    Raises:
+        ValueError: If PyTorch does not know or have the device.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name).cpu()  # "meta" exists but has no numbers
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from error
+    return name

@@ -1,0 +1,54 @@
+"""How commands print results: a table for people, JSON for programs."""
+
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+
+
+def recall_table(rows: Mapping[str, Mapping[int, float] | None]) -> str:
+    """Lay out Recall@N as a table in percent.
+
+    Args:
+        rows: Recall@N by N (shares in [0, 1]) of every stage; a stage that was not run is left out.
+    """
+    stages = {name: recalls for name, recalls in rows.items() if recalls is not None}
+    width = max(map(len, stages))
+    columns = next(iter(stages.values()))
+    lines = [" " * width + "".join(f"{f'R@{n}':>8}" for n in columns)]
+    lines += [
+        f"{name:<{width}}" + "".join(f"{100 * share:8.1f}" for share in stages[name].values()) for name in stages
+    ]
+    return "\n".join(lines)
+
+
+def write_json(report: Mapping[str, Any], path: str) -> None:
+    """Write a report as JSON.
+
+    Args:
+        report: What to write.
+        path: File, or "-" for standard output.
+    """
+    text = json.dumps(report, indent=2)
+    if path == "-":
+        typer.echo(text)
+        return
+    from selavpr_peft.files import write_atomically
+
+    write_atomically(Path(path), lambda temporary: _write_text(temporary, text))
+
+
+def quiet_host_libraries() -> None:
+    """Silence progress bars and notices of the libraries below that say nothing to a user of a command."""
+    warnings.simplefilter("ignore", FutureWarning)  # peft reads a property that transformers 5.23 renamed
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text + "\n", encoding="utf-8")
