@@ -6,6 +6,7 @@ backbone: their small updates would drown in its rounding.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -221,6 +222,7 @@ class VprHead(SelaLayer):
         """
         super().__init__({})
         self.patch_size = patch_size
+        self.makes_local_features = True
         self.hook_handles: list[RemovableHandle] = []
         self._backbone: PreTrainedModel
         object.__setattr__(self, "_backbone", backbone)  # a plain reference: as a submodule it would be a cycle
@@ -267,7 +269,7 @@ class VprHead(SelaLayer):
         name = self.active_name
         assert name is not None
         descriptors = global_descriptors(patch_tokens, self.sela_gem_p[name], self.settings[name].gem_eps)
-        if name not in self.sela_upconv1:
+        if name not in self.sela_upconv1 or not self.makes_local_features:
             return descriptors, None
         patch_map = patch_tokens.transpose(1, 2).unflatten(2, (height, width))
         upconv1 = cast("nn.ConvTranspose2d", self.sela_upconv1[name])
@@ -290,3 +292,23 @@ class VprHead(SelaLayer):
 
     def _get_base_layer_device_and_dtype(self, base_layer: PreTrainedModel) -> tuple[torch.device, None]:
         return next(base_layer.embeddings.parameters()).device, None  # the backbone's own, not this head's
+
+
+@contextmanager
+def global_descriptors_only(model: nn.Module) -> Iterator[None]:
+    """Leave the local features of a model out for a while, where only descriptors are wanted.
+
+    Args:
+        model: An adapted backbone, or a model around it.
+
+    Yields:
+        Nothing; inside, `local_features` of the output are None.
+    """
+    heads = [module for module in model.modules() if isinstance(module, VprHead)]
+    for head in heads:
+        head.makes_local_features = False
+    try:
+        yield
+    finally:
+        for head in heads:
+            head.makes_local_features = True

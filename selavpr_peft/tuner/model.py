@@ -154,7 +154,7 @@ def _check_recorded_shape(config: SelaConfig, shape: BackboneShape) -> None:
         base = f" ({config.base_model_name_or_path})" if config.base_model_name_or_path else ""
         raise BackboneMismatchError(
             f"The adapter was made for a backbone{base} with {made_for}, but this one has {given}; load the backbone"
-            " it was made for."
+            " it was made for, or make a new SelaConfig for a new adapter."
         )
 
 

@@ -1,0 +1,40 @@
+"""What tests share: the tiny backbones, and where the shared weights, photographs and recordings lie."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import Dinov2Config, Dinov2Model
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _leave_a_core_to_others():
+    torch.set_num_threads(min(torch.get_num_threads(), 2))
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of shared test material; tests that need it skip where it is not."""
+    folder = Path(os.environ.get("SELAVPR_SHARED_DIR", REPOSITORY.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"no shared test material at {folder} (set SELAVPR_SHARED_DIR)")
+    return folder
+
+
+@pytest.fixture
+def tiny_backbone() -> Dinov2Model:
+    """A random 2-block, 32-wide DINOv2 with patches of 14 px and a 5 x 5 position table."""
+    torch.manual_seed(0)
+    config = Dinov2Config(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=70, patch_size=14, layerscale_value=0.5
+    )
+    return Dinov2Model(config).eval()
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    """A batch of two random images of 4 x 6 patches."""
+    return torch.randn(2, 3, 56, 84, generator=torch.Generator().manual_seed(1))
