@@ -60,6 +60,7 @@ def load_adapted_model(
     *,
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
+    is_trainable: bool = False,
 ) -> PeftModel:
     """Load a backbone and an adapter in evaluation mode; without an adapter, give it a fresh one.
 
@@ -69,6 +70,7 @@ def load_adapted_model(
             global descriptors those of the frozen backbone and has a random local head.
         dtype: Type of the backbone's weights; adapters are float32.
         seed: Seed of the fresh adapter.
+        is_trainable: Leave the parameters of a loaded adapter trainable.
 
     Raises:
         BackboneMismatchError: If the adapter was made for another backbone.
@@ -79,7 +81,7 @@ def load_adapted_model(
     if adapter is None:
         return adapt_freshly(base, SelaConfig(), seed=seed)
     try:
-        return PeftModel.from_pretrained(base, str(adapter)).eval()
+        return PeftModel.from_pretrained(base, str(adapter), is_trainable=is_trainable).eval()
     except SafetensorError as error:
         raise CheckpointError(
             f"The weights of the adapter {adapter} cannot be read ({error}); the file is damaged or incomplete: fetch"

@@ -13,6 +13,9 @@ from torch import Tensor
 def gem_pool(features: Float[Tensor, "B N D"], p: Float[Tensor, "1"], eps: float = 1e-6) -> Float[Tensor, "B D"]:
     """Pool N feature vectors per image by the generalised mean of every channel.
 
+    The maximum of every channel is taken out before the power is: powers of `eps` itself vanish in float32 from an
+    exponent of about 7 on, and with them the gradient.
+
     Args:
         features: Feature vectors; values below `eps` count as `eps`.
         p: Exponent: 1 gives the mean, large values approach the maximum.
@@ -25,7 +28,9 @@ def gem_pool(features: Float[Tensor, "B N D"], p: Float[Tensor, "1"], eps: float
         >>> gem_pool(torch.tensor([[[1.0], [3.0]]]), p=torch.tensor([1.0])).tolist()
         [[2.0]]
     """
-    return features.clamp(min=eps).pow(p).mean(dim=1).pow(1.0 / p)
+    clamped = features.clamp(min=eps)
+    largest = clamped.detach().amax(dim=1, keepdim=True)
+    return (clamped / largest).pow(p).mean(dim=1).pow(1.0 / p) * largest[:, 0]
 
 
 def global_descriptors(

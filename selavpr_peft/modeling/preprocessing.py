@@ -7,8 +7,8 @@ stock DINOv2 image processor (short edge, centre crop) is neither. A result must
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -103,11 +103,11 @@ def as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def read_image(path: str | Path | BinaryIO) -> Image.Image:
+def read_image(path: str | Path | BytesIO) -> Image.Image:
     """Read a picture as RGB, turned upright as its EXIF orientation says.
 
     Args:
-        path: Image file, by name or open for reading.
+        path: Image file, by name or as bytes in memory.
 
     Raises:
         UnreadableImageError: If the file is missing, damaged or no picture; the message names it.
