@@ -41,7 +41,7 @@ def convert(
         folders.append(output / "backbone")
         model.active_peft_config.base_model_name_or_path = str(output / "backbone")
     with folder_written_at_once(output / "adapter") as folder:
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, save_embedding_layers=False)  # "auto" asks the Hub about a vocabulary
     if backbone is None:
         with folder_written_at_once(output / "backbone") as folder:
             model.unload().save_pretrained(folder)

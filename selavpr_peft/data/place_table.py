@@ -112,11 +112,11 @@ def _read_table(path: Path) -> pa.Table:
 
 def _read_csv(path: Path) -> pa.Table:
     types = dict.fromkeys(TEXTS, pa.string()) | dict.fromkeys(METRES, pa.float64()) | {FRAME: pa.int64()}
-    reading = pa.csv.ReadOptions(use_threads=False)  # only then do error messages tell the line
-    return pa.csv.read_csv(path, read_options=reading, convert_options=pa.csv.ConvertOptions(column_types=types))
+    reading = csv.ReadOptions(use_threads=False)  # only then do error messages tell the line
+    return csv.read_csv(path, read_options=reading, convert_options=csv.ConvertOptions(column_types=types))
 
 
-_READERS: dict[str, Callable[[Path], pa.Table]] = {".parquet": pa.parquet.read_table}
+_READERS: dict[str, Callable[[Path], pa.Table]] = {".parquet": parquet.read_table}
 
 
 def _as_text(values: pa.ChunkedArray, name: str, path: Path) -> pa.ChunkedArray:

@@ -6,7 +6,7 @@ from scipy.spatial import cKDTree
 
 
 def positives_within(
-    query_positions: Float[np.ndarray, "Q dims"], database_positions: Float[np.ndarray, "N dims"], radius: float
+    query_positions: Float[np.ndarray, "Q dims"], database_positions: Float[np.ndarray, "N dims"], radius: float | int
 ) -> list[np.ndarray]:
     """Find the database images within a radius of every query.
 

@@ -12,9 +12,10 @@ Any further column is kept.
 """
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, Image
 from jaxtyping import Float
 
 from selavpr_peft.errors import DatasetFormatError
@@ -57,6 +58,27 @@ def positions(places: Dataset) -> Float[np.ndarray, "N dims"]:
     """
     columns = [np.asarray(places[name][:], dtype=np.float64) for name in _position_columns(places)]
     return np.stack(columns, axis=1)
+
+
+def picture_names(places: Dataset) -> list[str]:
+    """Name the picture of every place: its file, or its key where it is stored inside the table.
+
+    Args:
+        places: Table of places.
+
+    Returns:
+        Names that are equal where one picture stands in two tables.
+    """
+    columns = [name for name in (IMAGE, KEY) if name in places.column_names]
+    stored = places.select_columns(columns).cast_column(IMAGE, Image(decode=False))
+    return [_picture_name(row, number) for number, row in enumerate(stored)]
+
+
+def _picture_name(row: dict[str, Any], number: int) -> str:
+    image = row[IMAGE] or {}
+    if image.get("bytes") is None and image.get("path"):
+        return str(image["path"])
+    return str(row.get(KEY, number))
 
 
 def radius_unit(places: Dataset) -> str:

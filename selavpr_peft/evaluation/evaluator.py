@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from selavpr_peft.data.positives import positives_within
-from selavpr_peft.data.schema import positions, radius_unit
+from selavpr_peft.data.schema import picture_names, positions, radius_unit
 from selavpr_peft.errors import UnreadableImageError
 from selavpr_peft.evaluation.recall import check_n_values, recall_at_n
 from selavpr_peft.matching import count_mutual_matches, rerank
@@ -89,7 +89,7 @@ def evaluate_two_stage(
     database: Dataset,
     preprocessing: Preprocessing,
     *,
-    positive_radius: float,
+    positive_radius: float | int,
     rerank_num: int = 100,
     n_values: Sequence[int] = N_VALUES,
     batch_size: int = 16,
@@ -98,7 +98,8 @@ def evaluate_two_stage(
 ) -> TwoStageResult:
     """Locate every query in a database and compare with where it was taken.
 
-    Local features are kept in a temporary file, so memory does not grow with the database.
+    A query's own picture in the database is neither found nor a positive. Local features are kept in a temporary file,
+    so memory does not grow with the database.
 
     Args:
         model: An adapted backbone in evaluation mode.
@@ -117,12 +118,14 @@ def evaluate_two_stage(
         ValueError: If a table is empty, the tables measure positions in different units, or a setting is out of range.
     """
     _check_settings(rerank_num, n_values, {"queries": queries, "database": database})
+    own = _own_rows(queries, database)
     positives = positives_within(positions(queries), positions(database), positive_radius)
+    positives = [rows[rows != own_row] for rows, own_row in zip(positives, own, strict=True)]
     with tempfile.TemporaryDirectory(prefix="selavpr-") as folder:
         options = {"batch_size": batch_size, "num_workers": num_workers, "is_strict": is_strict}
         indexed = _encode(model, database, preprocessing, Path(folder, "database"), "database", options)
         asked = _encode(model, queries, preprocessing, Path(folder, "queries"), "queries", options)
-        found = search_exact(_stack(asked), _stack(indexed), max(rerank_num, *n_values))
+        found = _retrieve(asked, indexed, own, max(rerank_num, *n_values))
         ranked = _rerank_all(asked, indexed, found, rerank_num) if indexed.has_local_features else found
     retrieved = _by_table_row(found, asked, indexed, len(queries))
     predictions = _by_table_row(ranked, asked, indexed, len(queries))
@@ -175,6 +178,29 @@ def _encode(
             f"None of the {len(places)} images of the {name} can be read; the first: {encoded.unreadable[0]}"
         )
     return encoded
+
+
+def _own_rows(queries: Dataset, database: Dataset) -> np.ndarray:
+    """Give the database row that holds each query's own picture, -1 where none does."""
+    row_of = {name: row for row, name in enumerate(picture_names(database))}
+    return np.array([row_of.get(name, -1) for name in picture_names(queries)])
+
+
+def _retrieve(asked: _Encoded, indexed: _Encoded, own: np.ndarray, num_candidates: int) -> np.ndarray:
+    """Search the readable images, leaving a query's own picture out; results are positions among the readable."""
+    own_position = _positions_of(own[asked.rows], indexed.rows)
+    if (own_position < 0).all():
+        return search_exact(_stack(asked), _stack(indexed), num_candidates)
+    found = search_exact(_stack(asked), _stack(indexed), num_candidates + 1)
+    is_other = found != own_position[:, None]
+    is_other[is_other.all(axis=1), -1] = False  # every query loses one candidate, so that all have equally many
+    return found[is_other].reshape(len(found), -1)
+
+
+def _positions_of(rows: np.ndarray, present: list[int]) -> np.ndarray:
+    """Turn table rows into positions among those present, -1 for others."""
+    position_of = {row: position for position, row in enumerate(present)}
+    return np.array([position_of.get(row, -1) for row in rows.tolist()])
 
 
 def _stack(encoded: _Encoded) -> np.ndarray:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import datasets
+import PIL.Image
 import torch
 import torch.utils.data
 from jaxtyping import Float
@@ -107,23 +108,29 @@ class _Images(torch.utils.data.Dataset[_Item]):
     def __getitem__(self, row: int) -> _Item:
         place = self.places[row]
         try:
-            image = _read(place["image"], name=place.get("key", f"row {row}"))
+            image = read_stored_image(place["image"], name=place.get("key", f"row {row}"))
             return _Item(row, self.preprocessing(image), "")
         except UnreadableImageError as error:
             return _Item(row, None, str(error))
 
 
-def _read(stored: dict[str, Any] | None, name: str) -> Any:
-    """Read an image column's entry: bytes inside the table, or the path of a file."""
+def read_stored_image(stored: dict[str, Any] | None, name: str) -> PIL.Image.Image:
+    """Read an entry of an image column that is not decoded: bytes inside the table, or the path of a file.
+
+    Args:
+        stored: Entry with "bytes" and "path".
+        name: What a message calls the image.
+
+    Raises:
+        UnreadableImageError: If there is none or it is no picture.
+    """
     if stored is None or (stored["bytes"] is None and stored["path"] is None):
         raise UnreadableImageError(f"The image {name} cannot be read (the table has none); add or remove it.")
-    if stored["bytes"] is not None:
-        return read_image(_NamedBytes(stored["bytes"], name))
-    return read_image(stored["path"])
+    return read_image(stored["path"] if stored["bytes"] is None else _NamedBytes(stored["bytes"], name))
 
 
 class _NamedBytes(io.BytesIO):
-    """An image inside the table that messages can name."""
+    """A picture inside the table, which messages call by its name."""
 
     def __init__(self, content: bytes, name: str) -> None:
         super().__init__(content)

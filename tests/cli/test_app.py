@@ -1,0 +1,127 @@
+"""The command as a whole: help without waiting, and mistakes answered in one line."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+import selavpr_peft
+from selavpr_peft.cli.app import app, main
+from tests.conftest import REPOSITORY
+
+COMMANDS = [command.name for command in app.registered_commands]
+HEAVY = ("torch", "transformers", "peft", "datasets", "faiss", "matplotlib", "PIL", "numpy", "scipy", "pyarrow")
+RUN_AND_NAME_HEAVY_MODULES = f"""
+import sys
+from selavpr_peft.cli.app import main
+try:
+    main()
+except SystemExit as stop:
+    print(stop.code, sorted(set({HEAVY}) & set(sys.modules)))
+"""
+
+
+def run_process(*arguments, **options):
+    """Start Python with these arguments, as a user without network would."""
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)], env=environment, capture_output=True, text=True, **options
+    )
+
+
+def selavpr_process(*arguments, **options):
+    return run_process("-m", "selavpr_peft.cli.app", *arguments, **options)
+
+
+class TestHelp:
+    @pytest.mark.parametrize("arguments", [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)])
+    def test_nothing_heavy_is_imported(self, arguments):
+        run = run_process("-c", RUN_AND_NAME_HEAVY_MODULES, *arguments)
+        assert run.stdout.splitlines()[-1] == "0 []", run.stdout + run.stderr
+
+    @pytest.mark.parametrize("name", COMMANDS)
+    def test_every_command_has_a_summary_and_an_example(self, selavpr, name):
+        run = selavpr(name, "--help")
+        assert run.code == 0
+        assert f"\n  Example:\n      selavpr {name} " in run.out
+        assert run.out.splitlines()[2].strip(), "no summary"
+
+    def test_every_command_is_listed(self, selavpr):
+        listing = selavpr("-h").out.partition("Commands:")[2]
+        assert [line.split()[0] for line in listing.strip().splitlines()] == COMMANDS
+
+    def test_version_needs_no_command(self, selavpr):
+        assert selavpr("--version") == (0, f"selavpr {selavpr_peft.__version__}\n", "")
+
+    def test_nothing_at_all_gives_the_help(self, selavpr):
+        run = selavpr()
+        assert (run.code, "Commands:" in run.out + run.err) == (2, True)
+
+
+class TestMistakes:
+    def test_a_process_answers_in_one_line_and_code_2(self):
+        run = selavpr_process(
+            *("evaluate", "--database", "a", "--queries", "b", "--positive-radius", "3", "--backbone", "c"),
+            *("--dtype", "half"),
+        )
+        assert (run.returncode, run.stdout) == (2, "")
+        assert run.stderr == "Error: --dtype must be one of float32, bfloat16, float16, got 'half'.\n"
+
+    def test_debug_shows_where_it_happened(self):
+        run = selavpr_process(
+            *("--debug", "evaluate", "--database", "a", "--queries", "b", "--positive-radius", "3"),
+            *("--backbone", "c", "--dtype", "half"),
+        )
+        assert run.returncode != 0
+        assert run.stderr.startswith("Traceback (most recent call last)")
+        assert run.stderr.splitlines()[-1].startswith("ValueError: --dtype must be one of")
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["eval"], "No such command 'eval'"),
+            (["evaluate"], "Missing option '--database'"),
+            (["convert", "x.pth", "--output", "o", "--heads", "2"], "No such option.*--heads"),
+            (["demo", "--rerank-num", "0"], "Invalid value for '--rerank-num'"),
+            (["demo", "--positive-radius", "-1"], "Invalid value for '--positive-radius'"),
+            (["demo", "--seed", "one"], "Invalid value for '--seed'"),
+        ],
+    )
+    def test_wrong_arguments_are_refused_before_anything_is_done(self, selavpr, arguments, message):
+        run = selavpr(*arguments)
+        assert (run.code, run.out) == (2, "")
+        assert re.match(rf"Error: .*{message}", run.err.splitlines()[-1])
+
+    def test_an_error_of_several_lines_is_joined(self, selavpr, monkeypatch):
+        def fail(name):
+            raise OSError("first line\n  second line\n")
+
+        monkeypatch.setattr("selavpr_peft.cli.options.check_dtype", fail)
+        run = selavpr("evaluate", "--database", "a", "--queries", "b", "--positive-radius", 3, "--backbone", "c")
+        assert run == (2, "", "Error: first line second line\n")
+
+    def test_a_defect_of_ours_keeps_its_traceback(self, monkeypatch):
+        def fail(name):
+            raise AttributeError("not the user's mistake")
+
+        monkeypatch.setattr("selavpr_peft.cli.options.check_dtype", fail)
+        line = "selavpr evaluate --database a --queries b --positive-radius 3 --backbone c"
+        monkeypatch.setattr(sys, "argv", line.split())
+        with pytest.raises(AttributeError, match="not the user's mistake"):
+            main()
+
+    def test_a_reader_that_has_seen_enough_is_no_error(self):
+        read_end, write_end = os.pipe()
+        os.close(read_end)
+        environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+        run = subprocess.run(
+            [sys.executable, "-m", "selavpr_peft.cli.app", "evaluate", "--help"],
+            env=environment,
+            stdout=write_end,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        os.close(write_end)
+        assert (run.returncode, run.stderr) == (1, "")

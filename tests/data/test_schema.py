@@ -1,0 +1,131 @@
+"""The columns of a table of places: what is accepted, and what a refusal says."""
+
+import numpy as np
+import pytest
+from datasets import Dataset, Image
+
+from selavpr_peft.data.schema import check_places, picture_names, positions, radius_unit
+from selavpr_peft.errors import DatasetFormatError
+
+
+def table(**columns):
+    """A valid table of two frames, with columns replaced, added, or (None) left out."""
+    columns = {"image": ["a.jpg", "b.jpg"], "key": ["a", "b"], "frame": [4, 7]} | columns
+    return Dataset.from_dict({name: values for name, values in columns.items() if values is not None})
+
+
+class TestCheckPlaces:
+    @pytest.mark.parametrize(
+        "columns",
+        [
+            {},
+            {"frame": [4.0, 7.0]},
+            {"frame": [4, 4]},
+            {"frame": None, "easting_m": [0.5, -1e6], "northing_m": [1, 2]},
+            {"traverse": ["day", "night"], "weather": ["sun", None]},
+        ],
+    )
+    def test_a_table_as_described_is_accepted(self, columns):
+        assert check_places(table(**columns), "walk") is None
+
+    @pytest.mark.parametrize("name", ["image", "key"])
+    def test_a_missing_column_is_named_beside_those_that_are_there(self, name):
+        with pytest.raises(DatasetFormatError, match=rf"walk must have a column '{name}', got \[.*'frame'"):
+            check_places(table(**{name: None}), "walk")
+
+    @pytest.mark.parametrize(
+        "columns",
+        [
+            {"frame": None},
+            {"frame": None, "easting_m": [1.0, 2.0]},
+            {"frame": None, "northing_m": [1.0, 2.0]},
+            {"easting_m": [1.0, 2.0], "northing_m": [1.0, 2.0]},
+            {"easting_m": [1.0, 2.0]},
+        ],
+    )
+    def test_positions_are_either_metres_or_frames(self, columns):
+        places = table(**columns)
+        with pytest.raises(DatasetFormatError) as error:
+            check_places(places, "walk")
+        assert str(error.value) == (
+            "walk must have either the columns 'easting_m' and 'northing_m' or the column 'frame', got"
+            f" {places.column_names}."
+        )
+
+    @pytest.mark.parametrize("missing", [None, float("nan"), float("inf")])
+    def test_a_row_without_a_position_is_named(self, missing):
+        places = table(frame=None, easting_m=[1.0, 2.0], northing_m=[3.0, missing])
+        with pytest.raises(
+            DatasetFormatError, match=r"walk has 1 rows without .* first in row 1 \(b\); expected finite"
+        ):
+            check_places(places, "walk")
+
+    def test_a_frame_is_a_whole_number(self):
+        with pytest.raises(
+            DatasetFormatError, match=r"walk has 2 rows .* first in row 0 \(a\); expected whole numbers"
+        ):
+            check_places(table(frame=[0.5, 1.5]), "walk")
+
+    @pytest.mark.parametrize(
+        ("values", "type_name"), [(["4", "7"], "string"), ([[4], [7]], "List"), ([True, False], "bool")]
+    )
+    def test_positions_are_numbers(self, values, type_name):
+        with pytest.raises(
+            DatasetFormatError, match=rf"walk must have numbers in the column 'frame', got .*{type_name}"
+        ):
+            check_places(table(frame=values), "walk")
+
+    def test_an_image_named_twice_is_refused_with_its_name(self):
+        places = table(image=list("abcd"), key=["x", "y", "y", "y"], frame=[1, 2, 3, 4])
+        with pytest.raises(
+            DatasetFormatError, match=r"walk must name every image once, got 1 of them .* first is y\."
+        ):
+            check_places(places, "walk")
+
+    @pytest.mark.parametrize("missing", [None, ""])
+    def test_an_image_without_a_name_is_refused_with_its_row(self, missing):
+        with pytest.raises(
+            DatasetFormatError, match="walk must name an image in every row, got none in row 1, counted"
+        ):
+            check_places(table(key=["a", missing]), "walk")
+
+    def test_refusals_can_be_caught_as_value_errors(self):
+        with pytest.raises(ValueError, match="must have a column 'image'"):
+            check_places(Dataset.from_dict({}), "walk")
+
+
+class TestPositions:
+    def test_frames_are_one_column(self):
+        values = positions(table())
+        assert (values.tolist(), values.dtype) == ([[4.0], [7.0]], np.float64)
+
+    def test_metres_are_easting_then_northing(self):
+        places = table(frame=None, northing_m=[3, 4], easting_m=[1.5, 2])
+        assert positions(places).tolist() == [[1.5, 3.0], [2.0, 4.0]]
+
+    def test_a_missing_position_is_no_number(self):
+        assert np.isnan(positions(table(frame=[None, 7]))).tolist() == [[True], [False]]
+
+    @pytest.mark.parametrize("rows", [[2, 0], [1, 2], []])
+    def test_a_selection_has_the_positions_of_its_rows(self, rows):
+        places = table(image=list("abc"), key=list("abc"), frame=[10, 20, 30])
+        assert positions(places.select(rows))[:, 0].tolist() == [(10, 20, 30)[row] for row in rows]
+
+
+class TestPictureNames:
+    def test_a_picture_is_named_by_its_file_or_else_by_its_key(self):
+        entries = [
+            {"path": "a.jpg", "bytes": None},
+            {"path": "b.jpg", "bytes": b"0"},
+            {"path": None, "bytes": b"1"},
+            None,
+        ]
+        places = Dataset.from_dict({"image": entries, "key": list("wxyz")}).cast_column("image", Image())
+        assert picture_names(places) == ["a.jpg", "x", "y", "z"]
+        assert picture_names(places.remove_columns("key")) == ["a.jpg", "1", "2", "3"]
+
+
+class TestRadiusUnit:
+    def test_frames_and_metres_are_told_apart(self):
+        metres = table(frame=None, easting_m=[1.0, 2.0], northing_m=[1.0, 2.0])
+        assert (radius_unit(table()), radius_unit(metres)) == ("frames", "m")
