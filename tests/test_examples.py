@@ -1,0 +1,31 @@
+"""Every example runs as it is, in a folder of its own, and prints what its docstring announces."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+ANNOUNCED = {
+    "adapt_a_backbone": r"^saved and loaded: same descriptors$",
+    "evaluate_places": r"^re-ranked R@1 (0\.[1-9]\d|1\.00)",
+    "train_on_your_city": r"^unseen places: retrieval R@1 \d\.\d\d before, \d\.\d\d after training$",
+    "match_two_images": r"^[1-9]\d* mutual matches$",
+}
+
+
+def test_every_example_is_run():
+    assert {path.stem for path in (REPOSITORY / "examples").glob("*.py")} == set(ANNOUNCED)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ANNOUNCED)
+def test_an_example_prints_what_it_announces(name, tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1", "TMPDIR": str(tmp_path)}
+    script = REPOSITORY / "examples" / f"{name}.py"
+    run = subprocess.run([sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert re.search(ANNOUNCED[name], run.stdout, re.MULTILINE), run.stdout
