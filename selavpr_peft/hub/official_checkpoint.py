@@ -252,8 +252,9 @@ def _check_exportable(backbone: nn.Module, config: Any) -> None:
     """Raise if some setting of the model has no place in the official network."""
     if not isinstance(backbone, Dinov2Model | Dinov2WithRegistersModel):
         raise ValueError(f"The official code knows DINOv2 backbones, got {type(backbone).__name__}.")
+    scale = config.parallel_scale if config.use_parallel_adapter else OFFICIAL_SCALE  # of nothing it does not matter
     fixed = {
-        "parallel_scale": (config.parallel_scale, OFFICIAL_SCALE),
+        "parallel_scale": (scale, OFFICIAL_SCALE),
         "gem_eps": (config.gem_eps, OFFICIAL_GEM_EPS),
         "use_local_head": (config.use_local_head, True),
         "layer_norm_eps": (backbone.config.layer_norm_eps, OFFICIAL_NORM_EPS),

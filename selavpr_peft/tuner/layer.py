@@ -28,7 +28,7 @@ class SelaLayer(nn.Module, BaseTunerLayer):
     if TYPE_CHECKING:  # of BaseTunerLayer, which comes without types
         active_adapters: list[str]
         adapter_layer_names: tuple[str, ...]
-        _move_adapter_to_device_of_base_layer: Callable[[str], None]
+        get_base_layer: Callable[[], nn.Module]
 
     other_param_names = ("settings",)
 
@@ -97,9 +97,19 @@ class SelaLayer(nn.Module, BaseTunerLayer):
     def unmerge(self) -> None:
         """Do nothing: a SelaVPR adapter is never merged."""
 
-    def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[torch.device, None]:
-        """Follow the base layer's device but not its type, and look at all its parameters: it is no single Linear."""
-        return next(base_layer.parameters()).device, None
+    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
+        """Follow the base layer's device but not its type; PEFT's own method looks for a `weight` it does not have."""
+        for layer_name in self.adapter_layer_names:
+            adapters = getattr(self, layer_name)
+            if adapter_name not in adapters:
+                continue
+            adapter = adapters[adapter_name]
+            parameters = [adapter] if isinstance(adapter, nn.Parameter) else adapter.parameters()
+            if not any(parameter.is_meta for parameter in parameters):  # those are filled when the file is loaded
+                adapters[adapter_name] = adapter.to(device or self._device_of_base_layer())
+
+    def _device_of_base_layer(self) -> torch.device:
+        return next(self.get_base_layer().parameters()).device
 
     def _active_parameters(self) -> Iterator[nn.Parameter]:
         for layer_name in self.adapter_layer_names:
@@ -290,8 +300,8 @@ class VprHead(SelaLayer):
         """None: the head wraps no bias."""
         return None
 
-    def _get_base_layer_device_and_dtype(self, base_layer: PreTrainedModel) -> tuple[torch.device, None]:
-        return next(base_layer.embeddings.parameters()).device, None  # the backbone's own, not this head's
+    def _device_of_base_layer(self) -> torch.device:
+        return next(self._backbone.embeddings.parameters()).device  # the backbone's own, not this head's
 
 
 @contextmanager
@@ -305,10 +315,11 @@ def global_descriptors_only(model: nn.Module) -> Iterator[None]:
         Nothing; inside, `local_features` of the output are None.
     """
     heads = [module for module in model.modules() if isinstance(module, VprHead)]
+    before = [head.makes_local_features for head in heads]
     for head in heads:
         head.makes_local_features = False
     try:
         yield
     finally:
-        for head in heads:
-            head.makes_local_features = True
+        for head, made_them in zip(heads, before, strict=True):
+            head.makes_local_features = made_them

@@ -14,6 +14,8 @@ from torch import nn
 from selavpr_peft.errors import BackboneMismatchError
 
 _ADAPTER_TENSOR = re.compile(r"\.(sela_\w+)\.([^.]+)(?:\.|$)")
+_OTHER_ADAPTERS_TENSOR = re.compile(r"\.sela_\w+\.[^.]+\.(?!(?:weight|bias)$)[^.]+(?:\.weight|\.bias)?$")
+"""peft < 0.20 writes the tensors of all adapters into each file; on loading, those of the others get two names."""
 _LONG_BLOCK_NAME = re.compile(r"^((?:base_model\.model\.)?)model\.(layer\.\d+\.(?:attention|mlp)\.sela_)")
 
 
@@ -44,6 +46,8 @@ def check_and_rename_on_load(
     Raises:
         BackboneMismatchError: If tensors of an adapter are there but not all of them, or some that it does not have.
     """
+    for name in [name for name in state_dict if name.startswith(prefix) and _OTHER_ADAPTERS_TENSOR.search(name)]:
+        del state_dict[name]
     own = {name for name in backbone.state_dict() if _ADAPTER_TENSOR.search(name)}
     by_canonical_name = {canonical_name(name): name for name in own}
     arriving = [name for name in state_dict if name.startswith(prefix) and _ADAPTER_TENSOR.search(name)]

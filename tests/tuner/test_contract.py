@@ -5,6 +5,7 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from peft import get_peft_model
 from torch import nn
 from transformers import (
@@ -19,7 +20,7 @@ from transformers import (
 from selavpr_peft import SelaConfig, SelaModel, SelaOutput
 from selavpr_peft.errors import BackboneMismatchError, UnsupportedBackboneError
 from selavpr_peft.modeling.positions import official_position_embeddings
-from selavpr_peft.tuner.layer import AdaptedModule, ParallelAdapter, SelaLayer, SerialAdapter
+from selavpr_peft.tuner.layer import AdaptedModule, ParallelAdapter, SelaLayer, SerialAdapter, global_descriptors_only
 
 
 def assert_same_output(output, expected):
@@ -92,6 +93,12 @@ class TestFreshAdapter:
             assert not module.sela_up["default"].weight.any()
             assert not module.sela_up["default"].bias.any()
         assert model.get_base_model().vpr_head.sela_gem_p["default"].tolist() == [3.0]
+
+    def test_is_made_where_the_backbone_is(self, family):
+        with torch.device("meta"):  # a second device that every machine has
+            backbone = family.make()
+        model = get_peft_model(backbone, SelaConfig())
+        assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
 
     def test_adapters_of_one_model_differ(self, tiny_backbone):
         first, second, *_ = wrappers_in(get_peft_model(tiny_backbone, SelaConfig()))
@@ -197,6 +204,12 @@ class TestUnload:
         assert model(images).local_features.shape[-1] == 5
         assert len(wrappers_in(model)) == 4
 
+    def test_may_be_repeated(self, tiny_backbone, images):
+        expected = tiny_backbone(images)
+        model = get_peft_model(tiny_backbone, SelaConfig())
+        assert model.unload() is model.unload() is tiny_backbone
+        assert_same_output(tiny_backbone(images), expected)
+
     def test_works_with_an_adapter_that_was_disabled(self, tiny_backbone, images):
         expected = tiny_backbone(images)
         model = get_peft_model(tiny_backbone, SelaConfig())
@@ -252,23 +265,29 @@ class TestOutput:
         torch.testing.assert_close(output.global_descriptors.norm(dim=-1), torch.ones(2))
         torch.testing.assert_close(output.local_features.norm(dim=-1), torch.ones(2, 4 * rows - 3, 4 * columns - 3))
 
+    def test_is_computed_from_the_patch_tokens_alone(self, family, fill_adapter):
+        """By hand, from the backbone's output: CLS and registers come first and do not count."""
+        model = fill_adapter(get_peft_model(family.make(), SelaConfig(gem_p=2.0)))
+        head = model.get_base_model().vpr_head
+        output = model(family.images(4, 6))
+        num_others = 1 + getattr(model.get_base_model().config, "num_register_tokens", 0)
+        tokens = output.last_hidden_state[:, num_others:]
+        assert tokens.shape == (2, 24, 32)
+        p = head.sela_gem_p["default"]
+        assert p > 2
+        pooled = F.normalize(tokens, dim=-1).clamp(min=1e-6).pow(p).mean(dim=1).pow(1 / p)
+        torch.testing.assert_close(output.global_descriptors, F.normalize(pooled, dim=-1))
+        first, second = head.sela_upconv1["default"], head.sela_upconv2["default"]
+        grid = tokens.reshape(2, 4, 6, 32).permute(0, 3, 1, 2)
+        dense = F.conv_transpose2d(grid, first.weight, first.bias, stride=2, padding=1).relu()
+        dense = F.conv_transpose2d(dense, second.weight, second.bias, stride=2, padding=1)
+        torch.testing.assert_close(output.local_features, F.normalize(dense, dim=1).permute(0, 2, 3, 1))
+
     def test_an_image_does_not_depend_on_the_others_of_its_batch(self, family, fill_adapter):
         model, images = fill_adapter(get_peft_model(family.make(), SelaConfig())), family.images(count=3)
         together, alone = model(images), model(images[1:2])
         torch.testing.assert_close(together.global_descriptors[1:2], alone.global_descriptors)
         torch.testing.assert_close(together.local_features[1:2], alone.local_features)
-
-    def test_the_rows_of_local_features_are_rows_of_the_image(self, tiny_backbone, fill_adapter):
-        model = fill_adapter(get_peft_model(tiny_backbone, SelaConfig()))
-        tokens = torch.randn(1, 6, 32, generator=torch.Generator().manual_seed(4))
-        head = model.get_base_model().vpr_head
-        _, features = head.describe(tokens, 2, 3)
-        changed = tokens.clone()
-        changed[0, 5] += 1.0  # the last patch: bottom right
-        differs = (head.describe(changed, 2, 3)[1] - features).abs().amax(dim=-1)[0] > 0
-        assert differs.shape == (5, 9)
-        assert differs[4, 8]
-        assert not differs[0, 0]
 
     def test_a_tuple_ends_with_descriptors_and_local_features(self, family, fill_adapter):
         model, images = fill_adapter(get_peft_model(family.make(), SelaConfig())), family.images()
@@ -309,6 +328,23 @@ class TestOutput:
         assert_same_description(model(images), model(pixel_values=images))
 
 
+class TestGlobalDescriptorsOnly:
+    def test_leaves_out_the_local_features_for_a_while(self, family, fill_adapter):
+        model, images = fill_adapter(get_peft_model(family.make(), SelaConfig())), family.images()
+        expected = model(images)
+        with global_descriptors_only(model):
+            output = model(images)
+        assert output.local_features is None
+        assert torch.equal(output.global_descriptors, expected.global_descriptors)
+        assert_same_description(model(images), expected)
+
+    def test_ends_with_an_error_too(self, tiny_backbone, images):
+        model = get_peft_model(tiny_backbone, SelaConfig())
+        with pytest.raises(ValueError, match="patch size"), global_descriptors_only(model):
+            model(torch.zeros(1, 3, 10, 10))
+        assert model(images).local_features.shape == (2, 13, 21, 128)
+
+
 class TestAdapterArithmetic:
     """One block, computed by hand beside the backbone's own modules (official block.py)."""
 
@@ -337,6 +373,17 @@ class TestAdapterArithmetic:
         assert attention.get_base_layer() is attention.base_layer
         with pytest.raises(AttributeError, match="no_such_thing"):
             _ = mlp.no_such_thing
+
+    def test_a_wrapper_that_is_not_yet_built_says_so(self):
+        """Copying and unpickling look at such objects; looking for the wrapped module must not go round in circles."""
+        with pytest.raises(AttributeError, match="base_layer"):
+            _ = ParallelAdapter.__new__(ParallelAdapter).fc1
+
+    def test_the_head_stands_for_the_whole_backbone(self, tiny_backbone):
+        head = get_peft_model(tiny_backbone, SelaConfig()).get_base_model().vpr_head
+        assert head.get_base_layer() is tiny_backbone
+        assert (head.weight, head.bias) == (None, None)
+        assert tiny_backbone not in list(head.modules())  # it is the parent, not a child
 
 
 class TestAblations:
@@ -392,9 +439,9 @@ class TestAblations:
         assert wrappers_in(model)[0].sela_down["default"].weight.shape == (32, 32)
 
     def test_gem_settings_reach_the_descriptor(self, tiny_backbone, images):
-        tokens = torch.nn.functional.normalize(tiny_backbone(images).last_hidden_state[:, 1:], dim=-1)
+        tokens = F.normalize(tiny_backbone(images).last_hidden_state[:, 1:], dim=-1)
         model = get_peft_model(tiny_backbone, SelaConfig(gem_p=1.0, gem_eps=0.25))
-        expected = torch.nn.functional.normalize(tokens.clamp(min=0.25).mean(dim=1), dim=-1)
+        expected = F.normalize(tokens.clamp(min=0.25).mean(dim=1), dim=-1)
         torch.testing.assert_close(model(images).global_descriptors, expected)
 
 
@@ -455,6 +502,13 @@ class TestMerging:
         with pytest.raises(ValueError, match=r"cannot be merged.*ReLU.*unload\(\)"):
             getattr(model, method)()
         assert_same_description(model(images), before)
+
+    def test_is_refused_by_every_layer(self, tiny_backbone):
+        layers = [m for m in get_peft_model(tiny_backbone, SelaConfig()).modules() if isinstance(m, SelaLayer)]
+        assert len(layers) == 5
+        for layer in layers:
+            with pytest.raises(ValueError, match="cannot be merged"):
+                layer.merge()
 
     def test_unmerging_changes_nothing(self, tiny_backbone, images, fill_adapter):
         model = fill_adapter(get_peft_model(tiny_backbone, SelaConfig()))

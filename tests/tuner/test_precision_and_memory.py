@@ -63,6 +63,15 @@ class TestHalfPrecisionBackbone:
         torch.testing.assert_close(output.global_descriptors.norm(dim=-1), torch.ones(2))
         torch.testing.assert_close(output.local_features.norm(dim=-1), torch.ones(2, 13, 21))
 
+    @pytest.mark.parametrize("cast_by_peft", [True, False])
+    def test_does_not_round_a_new_adapter(self, family, cast_by_peft):
+        exact = dict(get_peft_model(family.make(), SelaConfig(**CONFIG)).named_parameters())  # make() sets the seed
+        backbone = family.make().to(torch.bfloat16)
+        model = get_peft_model(backbone, SelaConfig(**CONFIG), autocast_adapter_dtype=cast_by_peft)
+        found = {name: parameter for name, parameter in model.named_parameters() if "sela_" in name}
+        assert adapter_types(model) == {torch.float32}
+        assert all(torch.equal(parameter, exact[name]) for name, parameter in found.items())
+
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
     def test_is_bitwise_the_backbone_when_the_adapter_is_fresh_or_disabled(self, family, dtype):
         backbone, images = family.make().to(dtype), family.images()

@@ -2,10 +2,8 @@
 
 import warnings
 
-import peft
 import pytest
 import torch
-from packaging.version import Version
 from peft import PeftConfig, PeftModel, get_peft_model
 
 from selavpr_peft import SelaConfig
@@ -31,11 +29,6 @@ RAIN = {"local_channels": (6, 5), "use_serial_adapter": False, "layers_to_transf
 SETTINGS = {"day": DAY, "night": NIGHT, "rain": RAIN}
 
 ALREADY_A_CONFIG = "ignore:Already found a `peft_config` attribute:UserWarning"  # PEFT, on every second adapter
-
-one_adapter_per_file = pytest.mark.skipif(
-    Version(peft.__version__) < Version("0.20"),
-    reason="before 0.20, peft writes all adapters into every file, for every method but LoRA",
-)
 
 
 @pytest.fixture
@@ -247,7 +240,6 @@ class TestDeleting:
 
 
 class TestSavingAndLoading:
-    @one_adapter_per_file
     def test_all_come_back_as_they_were(self, model, alone, images, tmp_path):
         model.save_pretrained(str(tmp_path))
         backbone = model.unload()
@@ -264,7 +256,6 @@ class TestSavingAndLoading:
         night = PeftConfig.from_pretrained(str(tmp_path / "night"))
         assert {name: getattr(night, name) for name in NIGHT} == NIGHT
 
-    @one_adapter_per_file
     @pytest.mark.filterwarnings(ALREADY_A_CONFIG)
     def test_transformers_loads_them_beside_each_other(self, model, alone, images, tmp_path):
         model.save_pretrained(str(tmp_path))
@@ -275,7 +266,6 @@ class TestSavingAndLoading:
             backbone.set_adapter(name)
             assert_same(backbone(images), alone[name])
 
-    @one_adapter_per_file
     def test_an_adapter_may_be_loaded_under_another_name(self, model, alone, images, tmp_path):
         model.save_pretrained(str(tmp_path))
         loaded = PeftModel.from_pretrained(model.unload(), str(tmp_path / "day"), adapter_name="morning")
