@@ -11,6 +11,7 @@
 Any further column is kept.
 """
 
+import hashlib
 from collections import Counter
 from typing import Any
 
@@ -61,7 +62,7 @@ def positions(places: Dataset) -> Float[np.ndarray, "N dims"]:
 
 
 def picture_names(places: Dataset) -> list[str]:
-    """Name the picture of every place: its file, or its key where it is stored inside the table.
+    """Name the picture of every place: its file, or a digest of its bytes where it is stored inside the table.
 
     Args:
         places: Table of places.
@@ -69,16 +70,14 @@ def picture_names(places: Dataset) -> list[str]:
     Returns:
         Names that are equal where one picture stands in two tables.
     """
-    columns = [name for name in (IMAGE, KEY) if name in places.column_names]
-    stored = places.select_columns(columns).cast_column(IMAGE, Image(decode=False))
-    return [_picture_name(row, number) for number, row in enumerate(stored)]
+    stored = places.select_columns(IMAGE).cast_column(IMAGE, Image(decode=False))
+    return [_picture_name(row[IMAGE] or {}, number) for number, row in enumerate(stored)]
 
 
-def _picture_name(row: dict[str, Any], number: int) -> str:
-    image = row[IMAGE] or {}
-    if image.get("bytes") is None and image.get("path"):
-        return str(image["path"])
-    return str(row.get(KEY, number))
+def _picture_name(image: dict[str, Any], number: int) -> str:
+    if image.get("bytes") is not None:
+        return hashlib.sha256(image["bytes"]).hexdigest()
+    return str(image.get("path") or f"no picture in row {number}")
 
 
 def radius_unit(places: Dataset) -> str:

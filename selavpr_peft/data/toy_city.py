@@ -94,7 +94,7 @@ def draw_view(place: int, traverse: str, *, seed: int = 0, size: tuple[int, int]
 
 
 def write_toy_city(
-    folder: Path,
+    folder: str | Path,
     *,
     num_places: int = 40,
     traverses: Sequence[str] = ("day", "night"),

@@ -8,7 +8,7 @@ from peft import PeftModel
 from PIL import Image
 from torch import Tensor
 
-from selavpr_peft.modeling.preprocessing import Preprocessing
+from selavpr_peft.modeling.preprocessing import Preprocessing, as_rgb
 from selavpr_peft.retrieval.matched_points import MatchedPoints, match_points
 from selavpr_peft.visualization.matches import draw_recognition
 
@@ -29,23 +29,23 @@ def draw_query_result(
     """Draw one query with its candidates after re-ranking, and the matches with the first of them.
 
     Args:
-        model: The model that was evaluated, with a local head.
+        model: The model that was evaluated; without a local head no matches are drawn.
         preprocessing: How its images were prepared.
         queries: Table of the queries.
         database: Table of the database.
         result: What `evaluate_two_stage` returned.
         query: Row of the query; by default the first one that re-ranking brought to its place, or the first that was
-            found, or the first at all.
+            found, or the first that could be read.
     """
     row = _telling_query(result) if query is None else query
-    rows = [int(candidate) for candidate in result.predictions[row][:NUM_CANDIDATES]]
-    query_image, images = queries[row]["image"].convert("RGB"), [database[r]["image"].convert("RGB") for r in rows]
+    rows = [int(candidate) for candidate in result.predictions[row][:NUM_CANDIDATES] if candidate >= 0]
+    query_image, images = as_rgb(queries[row]["image"]), [as_rgb(database[r]["image"]) for r in rows]
     return draw_recognition(
         query_image,
         images,
         labels=[f"{rank}. {database[r]['key']}" for rank, r in enumerate(rows, start=1)],
         are_correct=[r in result.positives[row] for r in rows],
-        matches=_match(model, preprocessing, query_image, images[0]),
+        matches=_match(model, preprocessing, query_image, images[0]) if images else None,
     )
 
 
@@ -57,14 +57,19 @@ def _telling_query(result: Any) -> int:
     )
     gained = [row for row, (was, now) in enumerate(zip(before, after, strict=True)) if now and not was]
     found = [row for row, now in enumerate(after) if now]
-    return next(iter([*gained, *found]), 0)
+    readable = [row for row, rows in enumerate(result.predictions) if (rows >= 0).any()]
+    return next(iter([*gained, *found, *readable]), 0)
 
 
 def _match(
     model: PeftModel, preprocessing: Preprocessing, query_image: Image.Image, database_image: Image.Image
-) -> MatchedPoints:
+) -> MatchedPoints | None:
+    """Match two pictures; None for a model without local head."""
+    features = _local_features(model, preprocessing, [query_image, database_image])
+    if features is None:
+        return None
     return match_points(
-        *_local_features(model, preprocessing, [query_image, database_image]),
+        *features,
         query_size=query_image.size,
         database_size=database_image.size,
         input_size=preprocessing.image_size,
@@ -73,7 +78,8 @@ def _match(
 
 
 @torch.inference_mode()
-def _local_features(model: PeftModel, preprocessing: Preprocessing, images: list[Image.Image]) -> Tensor:
+def _local_features(model: PeftModel, preprocessing: Preprocessing, images: list[Image.Image]) -> Tensor | None:
     device = next(model.parameters()).device
     pixel_values = torch.stack([preprocessing(image) for image in images]).to(device)
-    return model(pixel_values=pixel_values).local_features.cpu()
+    features = model(pixel_values=pixel_values).local_features
+    return None if features is None else features.cpu()

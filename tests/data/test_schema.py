@@ -1,5 +1,7 @@
 """The columns of a table of places: what is accepted, and what a refusal says."""
 
+import hashlib
+
 import numpy as np
 import pytest
 from datasets import Dataset, Image
@@ -113,7 +115,7 @@ class TestPositions:
 
 
 class TestPictureNames:
-    def test_a_picture_is_named_by_its_file_or_else_by_its_key(self):
+    def test_a_picture_is_named_by_its_file_or_by_what_it_holds_but_not_by_its_key(self):
         entries = [
             {"path": "a.jpg", "bytes": None},
             {"path": "b.jpg", "bytes": b"0"},
@@ -121,8 +123,11 @@ class TestPictureNames:
             None,
         ]
         places = Dataset.from_dict({"image": entries, "key": list("wxyz")}).cast_column("image", Image())
-        assert picture_names(places) == ["a.jpg", "x", "y", "z"]
-        assert picture_names(places.remove_columns("key")) == ["a.jpg", "1", "2", "3"]
+        names = picture_names(places)
+        assert names[0] == "a.jpg"
+        assert names[1:3] == [hashlib.sha256(content).hexdigest() for content in (b"0", b"1")]
+        assert names[3] == "no picture in row 3"
+        assert picture_names(places.remove_columns("key")) == names
 
 
 class TestRadiusUnit:

@@ -1,4 +1,4 @@
-"""Mutual nearest neighbours as plain loops over plain numbers: the definition the package's tiles are compared with."""
+"""Mutual nearest neighbours as plain loops over plain numbers: what the package's tiles are compared with."""
 
 
 def first_argmax(values):

@@ -18,6 +18,10 @@ class TestSearchExact:
         expected = np.argsort(-(queries @ database.T), axis=1)[:, :num_candidates]
         assert search_exact(queries, database, num_candidates).tolist() == expected.tolist()
 
+    def test_similarity_is_the_inner_product(self):
+        query, database = np.array([[1, 0]], dtype=np.float32), np.array([[0.9, 0], [2, 2]], dtype=np.float32)
+        assert search_exact(query, database, num_candidates=2).tolist() == [[1, 0]]  # 2 and 0.9, though 0.9 is nearer
+
     def test_more_candidates_than_images_gives_every_image_once(self):
         found = search_exact(unit_vectors(2, 4, seed=0), unit_vectors(3, 4, seed=1), num_candidates=100)
         assert [sorted(rows) for rows in found.tolist()] == [[0, 1, 2]] * 2

@@ -33,7 +33,7 @@ class TestMatchPoints:
         points = match_points(
             features, features, query_size=(224, 224), database_size=(448, 112), input_size=(224, 224), patch_size=14
         )
-        # the two corners, each the first of all locations to equal its partner; the zeros in between tie with location 1
+        # the two corners find each other; of the zeros between them, the first find each other
         chosen = points.similarities > 0.5
         assert points.query_points_px[chosen].tolist() == [[7.0, 7.0], [217.0, 217.0]]
         assert points.database_points_px[chosen].tolist() == [[14.0, 3.5], [434.0, 108.5]]

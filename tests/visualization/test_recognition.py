@@ -106,3 +106,19 @@ class TestDrawQueryResult:
     def test_a_single_candidate_is_drawn(self, draw):
         axes = draw(evaluation([[4]], [[4]], [[4]]), queries=QUERIES[:1])
         assert [title for title, _, _ in axes if "key-" in title] == ["1. key-150"]
+
+    def test_a_query_that_could_not_be_read_is_passed_over(self, draw):
+        result = evaluation([[-1, -1], [0, 1], [3, 4]], [[-1, -1], [0, 1], [3, 4]], [[0], [4], [0]])
+        assert query_shown(draw(result)) == 1
+
+    def test_a_query_without_candidates_is_drawn_alone(self, draw):
+        axes = draw(evaluation([[-1, -1]], [[-1, -1]], [[0]]), queries=QUERIES[:1])
+        assert [title for title, _, _ in axes] == ["query: no candidates"]
+
+    def test_without_a_local_head_candidates_are_drawn_without_matches(self, tiny_backbone):
+        model = get_peft_model(tiny_backbone, SelaConfig(use_local_head=False)).eval()
+        result = evaluation([[0, 1]], [[0, 1]], [[0]])
+        figure = draw_query_result(
+            model, Preprocessing(image_size=(28, 42)), grey_levels(10), grey_levels(*DATABASE), result
+        )
+        assert [ax.get_title() for ax in figure.axes] == ["query", "1. key-110", "2. key-120"]
