@@ -28,7 +28,7 @@ test-fast: .venv/.ready
 	$(BIN)/pytest $(RUNTIME_TYPE_CHECKS) -m "not slow and not real" $(PYTEST_ARGS)
 
 test-oldest: .venv-oldest/.ready
-	$(OLDEST)/pytest $(PYTEST_ARGS) tests/tuner tests/modeling tests/hub tests/data tests/evaluation tests/cli
+	$(OLDEST)/pytest $(PYTEST_ARGS) tests/tuner tests/modeling tests/hub tests/data tests/evaluation tests/cli tests/training tests/test_losses.py
 
 lint: .venv/.ready
 	$(BIN)/ruff format --check .

@@ -1,7 +1,6 @@
 """The `selavpr` command: its sub-commands, and what becomes of a user's mistake."""
 
 import inspect
-import os
 import sys
 from collections.abc import Callable
 from typing import Annotated
@@ -9,7 +8,7 @@ from typing import Annotated
 import typer
 
 import selavpr_peft
-from selavpr_peft.cli import convert, demo, evaluate
+from selavpr_peft.cli import convert, demo, evaluate, train
 
 
 def _help_of(command: Callable[..., None]) -> str:
@@ -28,13 +27,15 @@ app = typer.Typer(
 )
 app.command(name="evaluate", help=_help_of(evaluate.evaluate))(evaluate.evaluate)
 app.command(name="convert", help=_help_of(convert.convert))(convert.convert)
+app.command(name="train", help=_help_of(train.train))(train.train)
 app.command(name="demo", help=_help_of(demo.demo))(demo.demo)
 
 
-def _print_version(is_wanted: bool) -> None:
+def _print_version(is_wanted: bool) -> bool:
     if is_wanted:
         typer.echo(f"selavpr {selavpr_peft.__version__}")
         raise typer.Exit
+    return is_wanted
 
 
 @app.callback()
@@ -57,9 +58,6 @@ def main() -> None:
     except (ValueError, OSError, ImportError) as error:
         if _settings["debug"]:
             raise
-        if isinstance(error, BrokenPipeError):  # the reader of a pipe has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(1)
         typer.echo(f"Error: {' '.join(str(error).split())}", err=True)
         sys.exit(2)
 

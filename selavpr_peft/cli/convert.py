@@ -39,7 +39,7 @@ def convert(
     folders = [output / "adapter"]
     if backbone is None:
         folders.append(output / "backbone")
-        model.active_peft_config.base_model_name_or_path = str(output / "backbone")
+        model.active_peft_config.base_model_name_or_path = str((output / "backbone").absolute())
     with folder_written_at_once(output / "adapter") as folder:
         model.save_pretrained(folder, save_embedding_layers=False)  # "auto" asks the Hub about a vocabulary
     if backbone is None:

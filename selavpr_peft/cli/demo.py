@@ -12,7 +12,7 @@ from selavpr_peft.cli.printing import quiet_host_libraries, write_json
 if TYPE_CHECKING:
     from peft import PeftModel
 
-TOY_IMAGE_SIZE = (168, 224)
+TOY_IMAGE_SIZE = (112, 154)
 TOY_PLACES = 40
 
 
@@ -81,6 +81,9 @@ def demo(
     }
     if json != "-":
         print_result(result, protocol)
+        if backbone is None:
+            chance = sum(len(rows) for rows in result.positives) / max(1, result.num_queries * result.num_database)
+            typer.echo(f"\nThe network is random and knows nothing yet: by chance R@1 would be {100 * chance:.1f}.")
     if json is not None:
         write_json(result.as_report(protocol), json)
     figure = draw_query_result(model, preprocessing, tables["queries"], tables["database"], result)

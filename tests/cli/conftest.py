@@ -1,4 +1,4 @@
-"""What the command-line tests share: a runner inside this process, a walk of a few pictures, and tiny models on disk."""
+"""What the command-line tests share: a runner inside this process, a walk of a few pictures, tiny models on disk."""
 
 import json
 import sys
@@ -14,8 +14,6 @@ from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTModel
 
 from selavpr_peft import SelaConfig
 from selavpr_peft.cli import app
-
-NUM_PLACES = 6
 
 
 class Run(NamedTuple):
@@ -45,6 +43,15 @@ def selavpr(capsys, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
+def _one_thread():
+    """Models this small only wait for one another's threads."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
+
+
+@pytest.fixture(autouse=True)
 def _transformers_speaks_again():
     """Commands silence transformers for the whole process; bring its voice back for the tests that follow."""
     logging = transformers.utils.logging
@@ -55,11 +62,11 @@ def _transformers_speaks_again():
         logging.enable_progress_bar()
 
 
-def draw_walk(folder):
-    """Take six random pictures by day, and by night the same ones darkened; frames 10 to 15."""
+def draw_walk(folder, num_places=6):
+    """Take random pictures by day, and by night the same ones darkened; frames from 10 on."""
     rng = np.random.default_rng(0)
     lines = ["image,traverse,frame"]
-    for place in range(NUM_PLACES):
+    for place in range(num_places):
         day = rng.integers(0, 256, size=(6, 8, 3), dtype=np.uint8)
         for traverse, pixels in {"day": day, "night": day // 3}.items():
             (folder / traverse).mkdir(parents=True, exist_ok=True)
@@ -72,7 +79,7 @@ def draw_walk(folder):
 
 @pytest.fixture
 def walk(tmp_path):
-    """A folder of places with the traverses day and night, fit for being damaged."""
+    """A folder of six places with the traverses day and night, fit for being damaged."""
     return draw_walk(tmp_path / "walk")
 
 

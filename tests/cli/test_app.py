@@ -25,7 +25,7 @@ except SystemExit as stop:
 
 def run_process(*arguments, **options):
     """Start Python with these arguments, as a user without network would."""
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [sys.executable, *map(str, arguments)], env=environment, capture_output=True, text=True, **options
     )

@@ -8,6 +8,7 @@ from PIL import Image
 
 from selavpr_peft.cli import demo as demo_module
 from selavpr_peft.visualization import matches
+from tests.cli.conftest import draw_walk
 
 
 @pytest.fixture
@@ -85,10 +86,9 @@ class TestOwnPhotographs:
         check_picture(tmp_path / "out" / "recognition.png")
         assert [file.name for file in (tmp_path / "out").iterdir()] == ["recognition.png"]
 
-    def test_without_a_backbone_a_random_one_is_used(self, selavpr, walk, tmp_path):
-        run = selavpr(
-            "demo", "--data", walk, "--database", "day", "--queries", "night", "--output", tmp_path, "--rerank-num", 1
-        )
+    def test_without_a_backbone_a_random_one_is_used(self, selavpr, tmp_path):
+        walk = draw_walk(tmp_path / "walk", num_places=2)
+        run = selavpr("demo", "--data", walk, "--database", "day", "--queries", "night", "--output", tmp_path)
         assert "a tiny random DINOv2 with a fresh adapter, float32, 224x224" in run.out
 
     def test_unknown_traverses_are_answered_with_those_there_are(self, selavpr, walk, tmp_path):

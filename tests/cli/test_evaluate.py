@@ -121,11 +121,7 @@ class TestTable:
 
     def test_recalls_are_percentages_under_their_n(self):
         table = recall_table({"retrieval": {1: 0.0625, 10: 1.0}, "re-ranked": {1: 0.5, 10: 1.0}, "skipped": None})
-        assert table == (
-            "              R@1    R@10\n"  # fmt: skip
-            "retrieval     6.2   100.0\n"
-            "re-ranked    50.0   100.0"
-        )
+        assert table == ("              R@1    R@10\nretrieval     6.2   100.0\nre-ranked    50.0   100.0")
 
 
 class TestOptions:

@@ -1,0 +1,64 @@
+"""Load places from whatever they are kept in, as a database and queries."""
+
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset, DatasetDict
+
+from selavpr_peft.data.place_table import read_place_table
+from selavpr_peft.data.schema import FRAME, KEY, check_places, positions
+from selavpr_peft.data.utm_folder import is_utm_folder, read_utm_folder
+from selavpr_peft.errors import DatasetFormatError
+
+DATABASE = "database"
+QUERIES = "queries"
+
+
+def load_places(source: str | Path | Dataset | DatasetDict, *, frames: tuple[int, int] | None = None) -> DatasetDict:
+    """Load a set of places as the splits "database" and "queries".
+
+    Args:
+        source: One of
+            - a folder with `database/` and `queries/` of images named `@utm_easting@utm_northing@...@.jpg`;
+            - a folder with `places.csv` or `places.parquet`, or such a table, with `:traverse` for a part of it;
+            - a `datasets.Dataset` with the columns of data/schema.py, or a `DatasetDict` of both splits.
+        frames: First and last frame to keep, both included; for places with frame numbers.
+
+    Returns:
+        Both splits. Where the source makes no difference between them, each holds all places: every image is a query
+        among all others, and an image is never its own positive.
+
+    Raises:
+        DatasetFormatError: If the source is in none of these layouts, a place lacks a position, or no place has one
+            of the frames.
+    """
+    if isinstance(source, DatasetDict):
+        if not {DATABASE, QUERIES} <= set(source):
+            raise DatasetFormatError(f"The splits 'database' and 'queries' are needed, got {list(source)}.")
+        splits = {name: _checked(source[name], name, frames) for name in (DATABASE, QUERIES)}
+        return DatasetDict(splits)
+    if isinstance(source, Dataset):
+        places = _checked(source, "dataset", frames)
+        return DatasetDict({DATABASE: places, QUERIES: places})
+    if is_utm_folder(Path(source)):
+        if frames is not None:
+            raise DatasetFormatError(f"{source} has positions in metres, so frames {frames} cannot be taken from it.")
+        return DatasetDict({name: read_utm_folder(Path(source) / name) for name in (DATABASE, QUERIES)})
+    places = read_place_table(source, frames=frames)
+    return DatasetDict({DATABASE: places, QUERIES: places})
+
+
+def _checked(places: Dataset, source: str, frames: tuple[int, int] | None) -> Dataset:
+    """Check the columns of a dataset made elsewhere; keys default to split and row."""
+    if KEY not in places.column_names:  # the split, because equal keys say that a picture is the same
+        places = places.add_column(KEY, [f"{source}/{row}" for row in range(len(places))])
+    check_places(places, source)
+    if frames is None:
+        return places
+    if FRAME not in places.column_names:
+        raise DatasetFormatError(f"{source} has no column 'frame', so frames {frames} cannot be taken from it.")
+    numbers = positions(places)[:, 0]
+    kept = np.flatnonzero((numbers >= frames[0]) & (numbers <= frames[1]))
+    if not len(kept):
+        raise DatasetFormatError(f"{source} has no frame in {frames[0]}-{frames[1]}.")
+    return places.select(kept)

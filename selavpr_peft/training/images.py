@@ -1,0 +1,111 @@
+"""The images of triplets as batches: decoded and changed in worker processes, stacked in the main one.
+
+Workers keep no state: what a triplet looks like depends on the seed, the round and its position in the round alone, so
+any number of workers gives the same batches.
+"""
+
+import logging
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import datasets
+import numpy as np
+import torch
+import torch.utils.data
+from PIL import Image
+from torch import Tensor
+
+from selavpr_peft.data.schema import IMAGE, KEY
+from selavpr_peft.errors import UnreadableImageError
+from selavpr_peft.modeling.preprocessing import Preprocessing
+from selavpr_peft.retrieval.encoding import read_stored_image
+from selavpr_peft.training.augmentation import Augmentation
+
+logger = logging.getLogger(__name__)
+
+
+class TripletIndex(NamedTuple):
+    """Which images make up a triplet.
+
+    Args:
+        round: Mining round, counted from 0.
+        position: Place of the triplet in its round.
+        rows: Rows of the query, of its positive and of its negatives in their tables.
+    """
+
+    round: int
+    position: int
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TripletImages:
+    """The pictures of one triplet as network input, or why there are none.
+
+    Args:
+        pixel_values: (2 + N, 3, H, W) query, positive and negatives; None if one could not be read.
+        error: The name of the image that could not be read, and why.
+    """
+
+    pixel_values: Tensor | None
+    error: str = ""
+
+
+class TripletDataset(torch.utils.data.Dataset[TripletImages]):
+    """The images of any triplet, by its `TripletIndex`."""
+
+    def __init__(
+        self,
+        queries: datasets.Dataset,
+        database: datasets.Dataset,
+        preprocessing: Preprocessing,
+        augmentation: Augmentation,
+        seed: int,
+    ) -> None:
+        """Bring together where images come from and what is done to them.
+
+        Args:
+            queries: Table of the queries.
+            database: Table of the database.
+            preprocessing: How a picture becomes network input.
+            augmentation: How pictures are changed at random.
+            seed: Seed of these changes.
+        """
+        undecoded = datasets.Image(decode=False)
+        self.queries = queries.select_columns([IMAGE, KEY]).cast_column(IMAGE, undecoded)
+        self.database = database.select_columns([IMAGE, KEY]).cast_column(IMAGE, undecoded)
+        self.preprocessing = preprocessing
+        self.augmentation = augmentation
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    def __getitem__(self, index: TripletIndex) -> TripletImages:
+        generator = np.random.default_rng([self.seed, index.round, index.position])
+        try:
+            images = self.augmentation.change_triplet(self._read(index.rows), generator)
+        except UnreadableImageError as error:
+            return TripletImages(None, str(error))
+        return TripletImages(torch.stack([self.preprocessing(image) for image in images]))
+
+    def _read(self, rows: tuple[int, ...]) -> list[Image.Image]:
+        query, *others = rows
+        places = [self.queries[query], *(self.database[row] for row in others)]
+        return [read_stored_image(place[IMAGE], name=place[KEY]) for place in places]
+
+
+def collate_triplets(triplets: list[TripletImages]) -> dict[str, Tensor]:
+    """Stack triplets to (B, 2 + N, 3, H, W); one that could not be read is named and left out.
+
+    Args:
+        triplets: What `TripletDataset` gave.
+
+    Returns:
+        `pixel_values`, empty if no triplet could be read.
+    """
+    for triplet in triplets:
+        if triplet.pixel_values is None:
+            logger.warning("triplet left out: %s", triplet.error)
+    readable = [triplet.pixel_values for triplet in triplets if triplet.pixel_values is not None]
+    return {"pixel_values": torch.stack(readable) if readable else torch.empty(0, 0, 3, 0, 0)}

@@ -1,0 +1,119 @@
+"""Places from every source: the two splits, what makes a picture the same in both, and what is refused."""
+
+import pytest
+from datasets import Dataset, DatasetDict, Image
+from PIL import Image as Pillow
+
+from selavpr_peft.data.loading import load_places
+from selavpr_peft.data.schema import picture_names
+from selavpr_peft.errors import DatasetFormatError
+
+
+def table(number=3, **columns):
+    """A table of places whose pictures do not exist, at frames 0, 1, ..."""
+    columns = {"image": [f"{row}.jpg" for row in range(number)], "frame": list(range(number))} | columns
+    return Dataset.from_dict({name: values for name, values in columns.items() if values is not None}).cast_column(
+        "image", Image()
+    )
+
+
+@pytest.fixture
+def utm_folder(tmp_path):
+    for split, eastings in {"database": (1, 2), "queries": (1,)}.items():
+        (tmp_path / split).mkdir()
+        for easting in eastings:
+            Pillow.new("RGB", (4, 3)).save(tmp_path / split / f"@{easting}@0@.jpg")
+    return tmp_path
+
+
+@pytest.fixture
+def walk(tmp_path):
+    (tmp_path / "places.csv").write_text("image,traverse,frame\na.jpg,day,1\nb.jpg,night,1\nc.jpg,day,2\n")
+    return tmp_path
+
+
+class TestFolders:
+    @pytest.mark.parametrize("as_text", [True, False])
+    def test_an_utm_folder_has_its_own_splits(self, utm_folder, as_text):
+        places = load_places(str(utm_folder) if as_text else utm_folder)
+        assert places["database"]["easting_m"][:] == [1, 2]
+        assert places["queries"]["easting_m"][:] == [1]
+
+    def test_equal_names_in_both_splits_are_two_pictures(self, utm_folder):
+        places = load_places(utm_folder)
+        assert places["queries"]["key"][0] == places["database"]["key"][0]
+        assert not set(picture_names(places["queries"])) & set(picture_names(places["database"]))
+
+    def test_a_table_makes_every_image_a_query_among_all(self, walk):
+        places = load_places(walk)
+        assert places["queries"]["key"][:] == places["database"]["key"][:] == ["a.jpg", "b.jpg", "c.jpg"]
+
+    def test_a_traverse_and_frames_of_a_table_are_taken(self, walk):
+        places = load_places(f"{walk}:day", frames=(2, 5))
+        assert places["queries"]["key"][:] == places["database"]["key"][:] == ["c.jpg"]
+
+    def test_frames_of_an_utm_folder_are_an_error(self, utm_folder):
+        with pytest.raises(DatasetFormatError, match=r"in metres, so frames \(0, 1\) cannot be taken"):
+            load_places(utm_folder, frames=(0, 1))
+
+    def test_another_folder_is_refused_with_what_is_expected(self, tmp_path):
+        with pytest.raises(DatasetFormatError, match=r"Expected places.csv"):
+            load_places(tmp_path)
+
+
+class TestDatasets:
+    def test_a_dataset_makes_every_image_a_query_among_all(self):
+        places = load_places(table())
+        assert places["queries"]["key"][:] == places["database"]["key"][:]
+        assert len(places["queries"]) == 3
+
+    def test_both_splits_of_a_dictionary_are_taken_and_others_are_not(self):
+        given = DatasetDict({"queries": table(2), "database": table(3), "test": table(1)})
+        places = load_places(given)
+        assert {name: len(split) for name, split in places.items()} == {"queries": 2, "database": 3}
+
+    def test_given_keys_and_further_columns_are_kept(self):
+        places = load_places(table(key=["a", "b", "c"], note=["x", "y", "z"]))
+        assert places["queries"]["key"][:] == ["a", "b", "c"]
+        assert places["database"]["note"][:] == ["x", "y", "z"]
+
+    def test_missing_keys_tell_the_splits_apart(self):
+        # Pictures inside a table are told apart by their keys: row 0 of both splits must not be the same one.
+        places = load_places(DatasetDict({"queries": table(2), "database": table(2)}))
+        assert not set(places["queries"]["key"]) & set(places["database"]["key"])
+
+    def test_missing_keys_of_one_dataset_are_the_same_in_both_splits(self):
+        places = load_places(table())
+        assert places["queries"]["key"][:] == places["database"]["key"][:]
+
+    @pytest.mark.parametrize("as_dictionary", [True, False])
+    def test_frames_are_taken_with_both_ends(self, as_dictionary):
+        given = DatasetDict({"queries": table(5), "database": table(9)}) if as_dictionary else table(9)
+        places = load_places(given, frames=(3, 5))
+        assert places["database"]["frame"][:] == [3, 4, 5]
+        assert places["queries"]["frame"][:] == ([3, 4] if as_dictionary else [3, 4, 5])
+
+
+class TestErrors:
+    def test_a_dictionary_without_one_of_the_splits(self):
+        with pytest.raises(DatasetFormatError, match=r"'database' and 'queries' are needed, got \['train'\]"):
+            load_places(DatasetDict({"train": table()}))
+
+    def test_no_positions(self):
+        with pytest.raises(DatasetFormatError, match="dataset must have either the columns"):
+            load_places(table(frame=None))
+
+    def test_the_split_at_fault_is_named(self):
+        with pytest.raises(
+            DatasetFormatError, match="queries has 1 rows without a valid position, the first in row 1"
+        ):
+            load_places(DatasetDict({"database": table(), "queries": table(3, frame=[0.0, float("nan"), 2.0])}))
+
+    def test_frames_of_places_in_metres(self):
+        metres = table(frame=None, easting_m=[0.0, 1, 2], northing_m=[0.0, 0, 0])
+        with pytest.raises(DatasetFormatError, match=r"no column 'frame', so frames \(0, 1\) cannot be taken"):
+            load_places(metres, frames=(0, 1))
+
+    def test_frames_that_no_place_has(self):
+        with pytest.raises(DatasetFormatError, match="dataset has no frame in 7-9"):
+            load_places(table(), frames=(7, 9))
