@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 TOY_IMAGE_SIZE = (112, 154)
 TOY_PLACES = 40
+TOY_TRAVERSES = ("day", "rain")  # by night a random network finds nothing
 
 
 def demo(
@@ -25,7 +26,7 @@ def demo(
     ] = None,
     adapter: options.Adapter = None,
     database: Annotated[str | None, typer.Option(help="Traverse to index (day_right, or day in the city).")] = None,
-    queries: Annotated[str | None, typer.Option(help="Traverse to locate (night_right, or night).")] = None,
+    queries: Annotated[str | None, typer.Option(help="Traverse to locate (night_right, or rain).")] = None,
     positive_radius: Annotated[
         float | None,
         typer.Option(
@@ -52,8 +53,8 @@ def demo(
     is_toy = data is None
     folder = _draw_toy_city(output) if data is None else data
     places = {
-        "database": f"{folder}:{database or ('day' if is_toy else 'day_right')}",
-        "queries": f"{folder}:{queries or ('night' if is_toy else 'night_right')}",
+        "database": f"{folder}:{database or (TOY_TRAVERSES[0] if is_toy else 'day_right')}",
+        "queries": f"{folder}:{queries or (TOY_TRAVERSES[1] if is_toy else 'night_right')}",
     }
     tables = {role: read_place_table(location) for role, location in places.items()}
     radius = positive_radius if positive_radius is not None else 0.0 if is_toy else 3.0
@@ -95,7 +96,7 @@ def demo(
 def _draw_toy_city(output: Path) -> str:
     from selavpr_peft.data.toy_city import write_toy_city
 
-    return str(write_toy_city(output / "toy_city", num_places=TOY_PLACES))
+    return str(write_toy_city(output / "toy_city", num_places=TOY_PLACES, traverses=TOY_TRAVERSES))
 
 
 def _load_model(backbone: str | None, adapter: str | None, seed: int, is_toy: bool) -> "PeftModel":

@@ -35,7 +35,7 @@ class TestCity:
         lines = run.out.splitlines()
         assert lines[:3] == [
             "database  demo/toy_city:day: 3 images",
-            "queries   demo/toy_city:night: 3 images, positives within 0 frames",
+            "queries   demo/toy_city:rain: 3 images, positives within 0 frames",
             "model     a tiny random DINOv2 with a fresh adapter, float32, 56x84 antialias",
         ]
         assert [line.split()[0] for line in lines[4:7]] == ["R@1", "retrieval", "re-ranked"]
