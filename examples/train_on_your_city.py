@@ -24,18 +24,19 @@ parser.add_argument("--backbone", help="Hub id or folder; a tiny random DINOv2 w
 parser.add_argument("--data", help="folder with places.csv and the traverses day and night; a toy city without it")
 arguments = parser.parse_args()
 
-# 1. Places with frame numbers: train on frames 0-39, recognise frames 40-59.
+# 1. Places with frame numbers: train on frames 0-89, recognise frames 90-129.
 folder = Path(tempfile.mkdtemp())
-data = arguments.data or write_toy_city(folder / "city", num_places=60)
-training_places = load_places(data, frames=(0, 39))
-queries, database = (read_place_table(f"{data}:{traverse}", frames=(40, 59)) for traverse in ("night", "day"))
+traverses = ("day", "night", "dusk", "rain")
+data = arguments.data or write_toy_city(folder / "city", num_places=130, traverses=traverses, size=(56, 70))
+training_places = load_places(data, frames=(0, 89))
+queries, database = (read_place_table(f"{data}:{traverse}", frames=(90, 129)) for traverse in ("night", "day"))
 
 # 2. A frozen backbone with a fresh adapter.
 if arguments.backbone:
     model = adapt_freshly(load_backbone(arguments.backbone), SelaConfig(), seed=0)
 else:
-    config = SelaConfig(image_size=(112, 154), local_channels=(32, 16))
-    model = adapt_freshly(toy_backbone(hidden_size=64, num_layers=2), config, seed=0)
+    config = SelaConfig(image_size=(56, 70), local_channels=(16, 8))
+    model = adapt_freshly(toy_backbone(hidden_size=128, num_layers=2), config, seed=0)
 
 
 def recall() -> float:
@@ -53,10 +54,11 @@ settings = SelaTrainingArguments(
     output_dir=str(folder / "adapter"),
     positive_radius=0,
     negative_radius=0,
-    queries_per_round=40,
-    negative_pool=80,
-    num_train_epochs=4,
-    learning_rate=1e-3,
+    queries_per_round=100,
+    num_negatives=4,
+    per_device_train_batch_size=8,
+    num_train_epochs=8,
+    learning_rate=2e-3,
     save_strategy="no",
     report_to=[],
 )

@@ -74,11 +74,10 @@ def folders(city, tmp_path_factory):
     output = tmp_path_factory.mktemp("together")
     common = {
         "city": str(city),
-        "eval_places": str(city),
         "settings": RUN | {"per_device_train_batch_size": 2, "ddp_backend": "gloo", "ddp_timeout": 100},
     }
     runs = {
-        "whole": {},
+        "whole": {"eval_places": str(city)},
         "resumed": {"resume": str(output / "whole" / "checkpoint-4")},
         "unreadable": {"unreadable": [0, 1], "settings": common["settings"] | {"max_steps": 2}},
     }
