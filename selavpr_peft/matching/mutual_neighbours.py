@@ -1,20 +1,17 @@
 """Mutual nearest neighbours of two maps of local features (SelaVPR, section 3.4; official local_matching.py).
 
-The similarity of a query and a database image is made tile by tile and never held as a whole (55 MB for two maps of
-61 x 61): each tile gives the final best partner of its query locations and updates that of the database locations.
-Both come from the same computed numbers, so that there is always at least one mutual pair.
+What is public stands here; the search itself, which never holds the similarities of all locations (55 MB for two maps
+of 61 x 61), is in tiled.py. Both directions are found in the same computed numbers, so that there is always at least
+one mutual pair.
 
 Unlike the official code, a single mutual match counts as one and not as none.
 """
 
-from collections.abc import Iterator
-
 import torch
-from jaxtyping import Float, Int, Num
+from jaxtyping import Int, Num
 from torch import Tensor
 
-TILE_ROWS = 256
-"""Query locations per tile: 3.8 MB of similarities against 61 x 61 database locations."""
+from selavpr_peft.matching.tiled import TiledSearch
 
 
 def mutual_matches(
@@ -39,12 +36,7 @@ def mutual_matches(
     """
     query, candidate = _as_rows(query_features), _as_rows(candidate_features)
     _check_comparable(query, candidate)
-    forward, backward = _nearest_both_ways(query, candidate)
-    locations = torch.arange(len(query), device=query.device)
-    if not len(candidate):
-        return torch.empty(0, 2, dtype=torch.long, device=query.device)
-    is_mutual = backward[forward] == locations
-    return torch.stack((locations[is_mutual], forward[is_mutual]), dim=1)
+    return _match(TiledSearch(_as_vectors(query)), query, candidate)
 
 
 def count_mutual_matches(
@@ -67,46 +59,47 @@ def count_mutual_matches(
         ValueError: If channels or types differ, or a feature is not a number.
     """
     query = _as_rows(query_features)
-    counts = [len(mutual_matches(query, candidate)) for candidate in candidate_features]
+    search = TiledSearch(_as_vectors(query))
+    counts = []
+    for features in candidate_features:
+        candidate = _as_rows(features)
+        _check_comparable(query, candidate)
+        counts.append(len(_match(search, query, candidate)))
     return torch.tensor(counts, dtype=torch.long, device=query.device)
 
 
-def _nearest_both_ways(query: Tensor, candidate: Tensor) -> tuple[Int[Tensor, " N"], Int[Tensor, " M"]]:
-    """Find the most similar candidate location of each query location, and the other way round."""
-    num_candidate = len(candidate)
-    forward = torch.zeros(len(query), dtype=torch.long, device=query.device)
-    backward = torch.zeros(num_candidate, dtype=torch.long, device=query.device)
-    best = torch.full((num_candidate,), -torch.inf, device=query.device)
-    if not num_candidate:
-        return forward, backward
-    for start, similarity in _similarity_tiles(query, candidate):
-        forward[start : start + len(similarity)] = similarity.max(dim=1).indices
-        values, rows = similarity.max(dim=0)  # on a CPU three times faster than argmax; of equals the first, too
-        is_better = values > best  # of equals the earlier tile, and so the first location, is kept
-        backward[is_better] = rows[is_better] + start
-        best = torch.maximum(best, values)
-    return forward, backward
-
-
-def _similarity_tiles(query: Tensor, candidate: Tensor) -> Iterator[tuple[int, Float[Tensor, "T M"]]]:
-    """Give the similarity of all pairs, some rows at a time, with the number of the first row."""
-    columns = _as_vectors(candidate).T
-    for start in range(0, len(query), TILE_ROWS):
-        yield start, _as_vectors(query[start : start + TILE_ROWS]) @ columns
+def _match(search: TiledSearch, query: Tensor, candidate: Tensor) -> Int[Tensor, "K 2"]:
+    if not len(query) or not len(candidate):
+        return torch.empty(0, 2, dtype=torch.long, device=query.device)
+    try:
+        forward, backward = search.nearest_both_ways(_as_vectors(candidate))
+    except FloatingPointError:
+        raise _not_finite(query, candidate) from None
+    locations = torch.arange(len(query), device=query.device)
+    is_mutual = backward[forward] == locations
+    return torch.stack((locations[is_mutual], forward[is_mutual]), dim=1)
 
 
 def _as_rows(features: Tensor) -> Num[Tensor, "N C"]:
     """Lay a map out as a list of locations, row by row."""
-    return features.reshape(-1, features.shape[-1])
+    return features.detach().reshape(-1, features.shape[-1])
 
 
-def _as_vectors(features: Num[Tensor, "N C"]) -> Float[Tensor, "N D"]:
-    """Turn stored features into float32 vectors whose inner product orders them: packed bits become -1 and 1."""
-    if features.dtype is not torch.uint8:
-        return features.float()
-    shifts = torch.arange(7, -1, -1, device=features.device, dtype=torch.uint8)
-    bits = (features[..., None] >> shifts) & 1
-    return bits.flatten(-2).float() * 2 - 1
+def _as_vectors(features: Num[Tensor, "N C"]) -> Num[Tensor, "N D"]:
+    """Turn stored features into vectors whose inner product orders them: packed bits become -1 and 1."""
+    if features.dtype is torch.uint8:
+        shifts = torch.arange(7, -1, -1, device=features.device, dtype=torch.uint8)
+        bits = (features[..., None] >> shifts) & 1
+        features = bits.flatten(-2).to(torch.int8) * 2 - 1
+    return features if _multiplies_whole_numbers(features) else features.float()
+
+
+def _multiplies_whole_numbers(features: Tensor) -> bool:
+    """Whole numbers are multiplied as such on a CPU; elsewhere float32 is as exact (up to 1040 channels).
+
+    PyTorch 2.13's product of whole numbers is wrong for a single channel.
+    """
+    return features.dtype is torch.int8 and features.device.type == "cpu" and features.shape[-1] > 1
 
 
 def _check_comparable(query: Tensor, candidate: Tensor) -> None:
@@ -116,8 +109,10 @@ def _check_comparable(query: Tensor, candidate: Tensor) -> None:
             f" {query.shape[-1]} {query.dtype} for the query and {candidate.shape[-1]} {candidate.dtype} for the"
             " database image; were they made by the same adapter and stored alike?"
         )
-    for name, features in (("query", query), ("database image", candidate)):
-        if features.is_floating_point() and not features.isfinite().all():
-            raise ValueError(
-                f"The local features of the {name} hold NaN or infinity; check its pixels and the model's weights."
-            )
+
+
+def _not_finite(query: Tensor, candidate: Tensor) -> ValueError:
+    name = "database image" if query.isfinite().all() else "query"
+    return ValueError(
+        f"The local features of the {name} hold NaN or infinity; check its pixels and the model's weights."
+    )

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from torch.nn.functional import normalize
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from selavpr_peft.matching import count_mutual_matches, mutual_matches, mutual_neighbours
+from selavpr_peft.matching import count_mutual_matches, mutual_matches, tiled
 from tests.conftest import REPOSITORY
 from tests.matching import plain_loops
 
@@ -81,7 +81,7 @@ class TestMutualMatches:
 
     def test_plain_loops_find_the_same_in_unit_vectors_of_several_tiles(self):
         query, candidate = random_map(23, 25, 16), random_map(19, 7, 16, seed=1)
-        assert query.shape[0] * query.shape[1] > mutual_neighbours.TILE_ROWS
+        assert query.shape[0] * query.shape[1] > tiled.TILE_ROWS
         similarity = (query.flatten(0, 1).double() @ candidate.flatten(0, 1).double().T).tolist()
         assert mutual_matches(query, candidate).tolist() == plain_loops.mutual_matches(similarity)
 
@@ -108,8 +108,23 @@ class TestMutualMatches:
     @given(pairs_of_maps(), st.integers(1, 9))
     def test_the_tile_size_does_not_matter(self, maps, tile_rows):
         expected = mutual_matches(*maps).tolist()
-        with mock.patch.object(mutual_neighbours, "TILE_ROWS", tile_rows):
+        with mock.patch.object(tiled, "TILE_ROWS", tile_rows):
             assert mutual_matches(*maps).tolist() == expected
+
+    @quick
+    @given(pairs_of_maps(), st.integers(1, 3), st.integers(1, 3), st.integers(1, 9))
+    def test_the_size_of_the_groups_searched_does_not_matter(self, maps, group_rows, group_columns, tile_rows):
+        expected = mutual_matches(*maps).tolist()
+        with mock.patch.multiple(tiled, GROUP_ROWS=group_rows, GROUP_COLUMNS=group_columns, TILE_ROWS=tile_rows):
+            assert mutual_matches(*maps).tolist() == expected
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
+    @pytest.mark.parametrize("shape", [(700, 300), (300, 700), (257, 65), (17, 129)])
+    def test_plain_loops_find_the_same_in_large_maps_with_many_ties(self, shape, dtype):
+        generator = torch.Generator().manual_seed(sum(shape))
+        query, candidate = (torch.randint(-2, 3, (n, 5), generator=generator).to(dtype) for n in shape)
+        similarity = (query.long() @ candidate.long().T).tolist()
+        assert mutual_matches(query, candidate).tolist() == plain_loops.mutual_matches(similarity)
 
     def test_a_map_matches_itself_everywhere_when_all_features_differ(self):
         features = random_map(9, 11, 32)
@@ -133,7 +148,7 @@ class TestMutualMatches:
 
     @pytest.mark.parametrize("tile_rows", [1, 2, 512])
     def test_of_equal_query_locations_the_first_counts_also_across_tiles(self, tile_rows, monkeypatch):
-        monkeypatch.setattr(mutual_neighbours, "TILE_ROWS", tile_rows)
+        monkeypatch.setattr(tiled, "TILE_ROWS", tile_rows)
         feature = torch.tensor([[1.0, 0.0]])
         assert mutual_matches(feature.repeat(3, 1), feature).tolist() == [[0, 0]]
 
@@ -276,7 +291,7 @@ class TestMemory:
         query, candidates = random_map(61, 61, 128), random_map(1, 61, 61, 128, seed=1)
         with AllocationSpy() as spy:
             count_mutual_matches(query, candidates)
-        assert spy.largest_bytes <= mutual_neighbours.TILE_ROWS * 61**2 * 4
+        assert spy.largest_bytes <= tiled.TILE_ROWS * (61**2 + tiled.GROUP_COLUMNS) * 4
         assert spy.peak_bytes < FULL_MATRIX_BYTES / 2
 
     def test_the_spy_would_see_it(self):
