@@ -2,26 +2,31 @@
 
     python benchmarks/training_cost.py --backbone DIR --json benchmarks/results/training_cost.json
 
-The plain side does what the official train.py, loss.py and datasets_ws.py do: it compares pairs one by one with the
-whole similarity matrix, the positive once per negative, and keeps the local features of every mined image. Both sides
-run in turn on the same images, each in a process of its own for memory. Times are medians with the quartiles beside
-them; memory is the peak of the process beyond what it held before.
+The plain side does what the official network, train.py, loss.py and datasets_ws.py do: attention as two products and a
+softmax between them, pairs compared one by one with the whole similarity matrix, the positive once per negative, and
+local features made and kept for every mined image. It is float32 throughout. Every side runs alone in a process of its
+own, on the same images; plain and ours take turns. Times are medians with the quartiles beside them; memory is the
+peak of the process beyond what it held before the work, gradients of the inputs included in what it held.
 """
 
 import argparse
 import json
 import multiprocessing
+import os
 import platform
-import resource
 import statistics
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from peft import PeftModel
 from torch import Tensor
 
 from selavpr_peft.hub.loading import adapt_freshly, load_backbone
@@ -42,26 +47,23 @@ def plain_similarity(query: Tensor, database: Tensor) -> Tensor:
     return (first[mutual] * second[of_first[mutual]]).sum(dim=1).mean()
 
 
-def plain_losses(descriptors: Tensor, features: Tensor) -> Tensor:
-    """Both losses, pair by pair; descriptors (B, 2 + N, D), features (B, 2 + N, H, W, C)."""
+def plain_losses(*parts: Tensor) -> Tensor:
+    """Both losses, pair by pair, of what `SelaLoss` takes."""
+    query, positive, negatives, query_local, positive_local, negatives_local = parts
     triplet = torch.nn.TripletMarginLoss(margin=0.1, p=2, reduction="sum")
     total = torch.zeros(())
-    for negative in range(2, 2 + NEGATIVES):
-        total = total + triplet(descriptors[:, 0], descriptors[:, 1], descriptors[:, negative])
-        for group in features:
-            to_positive = plain_similarity(group[0], group[1])
-            to_negative = plain_similarity(group[0], group[negative])
+    for negative in range(NEGATIVES):
+        total = total + triplet(query, positive, negatives[:, negative])
+        for number in range(QUERIES):
+            to_positive = plain_similarity(query_local[number], positive_local[number])
+            to_negative = plain_similarity(query_local[number], negatives_local[number, negative])
             total = total + (to_negative - to_positive).clamp(min=0)
     return total / (QUERIES * NEGATIVES)
 
 
-def own_losses(descriptors: Tensor, features: Tensor) -> Tensor:
+def own_losses(*parts: Tensor) -> Tensor:
     """Both losses by this package."""
-    return (
-        SelaLoss()(
-            descriptors[:, 0], descriptors[:, 1], descriptors[:, 2:], features[:, 0], features[:, 1], features[:, 2:]
-        )
-    ).loss
+    return SelaLoss()(*parts).loss
 
 
 LOSSES = {"plain": plain_losses, "ours": own_losses}
@@ -70,33 +72,60 @@ LOSSES = {"plain": plain_losses, "ours": own_losses}
 def losses_only(side: str, backbone: str) -> Callable[[], None]:
     """Matching and both losses, forward and backward, on features that are given."""
     generator = torch.Generator().manual_seed(0)
-    shape = (QUERIES, 2 + NEGATIVES)
-    descriptors = F.normalize(torch.randn(*shape, 384, generator=generator), dim=-1).requires_grad_()
-    features = F.normalize(torch.randn(*shape, GRID, GRID, CHANNELS, generator=generator), dim=-1).requires_grad_()
+    shapes = ((QUERIES,), (QUERIES,), (QUERIES, NEGATIVES))
+    parts = [
+        F.normalize(torch.randn(*shape, *size, generator=generator), dim=-1).requires_grad_()
+        for size in ((384,), (GRID, GRID, CHANNELS))
+        for shape in shapes
+    ]
+    for part in parts:
+        part.grad = torch.zeros_like(part)
 
     def run() -> None:
-        descriptors.grad = features.grad = None
-        LOSSES[side](descriptors, features).backward()
+        for part in parts:
+            part.grad = None  # the new ones take the place of those held before
+        LOSSES[side](*parts).backward()
 
     return run
 
 
-def whole_step(side: str, backbone: str, *, bfloat16: bool = False, checkpointing: bool = False) -> Callable[[], None]:
+def make_model(side: str, backbone: str) -> PeftModel:
+    """Adapt the backbone, for the plain side with attention as the official code computes it."""
+    base = load_backbone(backbone)
+    if side == "plain":
+        base.set_attn_implementation("eager")
+    return adapt_freshly(base, SelaConfig(), seed=0)
+
+
+def random_images() -> Tensor:
+    """Give the images of a step."""
+    return torch.randn(IMAGES, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+
+
+def as_triplets(of_images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Tell queries, positives and negatives apart."""
+    query, positive, negatives = of_images.unflatten(0, (QUERIES, 2 + NEGATIVES)).split((1, 1, NEGATIVES), dim=1)
+    return query[:, 0], positive[:, 0], negatives
+
+
+def whole_step(side: str, backbone: str) -> Callable[[], None]:
     """Describe 16 images, compute the losses, go back through the network and update the weights."""
-    model = adapt_freshly(load_backbone(backbone), SelaConfig(), seed=0).train()
-    if checkpointing:
+    model = make_model(side, backbone).train()
+    if side == "ours, gradient checkpointing":
         model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
-    optimiser = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-5)
-    images = torch.randn(IMAGES, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.grad = torch.zeros_like(parameter)
+    optimiser = torch.optim.Adam(trained, lr=1e-5)
+    images = random_images()
+    losses = LOSSES["plain" if side == "plain" else "ours"]
 
     def run() -> None:
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=side == "ours, bf16 autocast"):
             output = model(pixel_values=images)
-            groups = (QUERIES, 2 + NEGATIVES)
-            loss = LOSSES[side](
-                output.global_descriptors.unflatten(0, groups), output.local_features.unflatten(0, groups)
-            )
-        optimiser.zero_grad()
+            parts = (*as_triplets(output.global_descriptors), *as_triplets(output.local_features))
+            loss = losses(*parts)
+        optimiser.zero_grad(set_to_none=False)
         loss.backward()
         optimiser.step()
 
@@ -105,76 +134,114 @@ def whole_step(side: str, backbone: str, *, bfloat16: bool = False, checkpointin
 
 def mining(side: str, backbone: str) -> Callable[[], None]:
     """Describe 64 images for mining and keep what the procedure keeps."""
-    model = adapt_freshly(load_backbone(backbone), SelaConfig(), seed=0).eval()
-    images = torch.randn(IMAGES, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    model = make_model(side, backbone).eval()
+    images = random_images()
     kept: list[Any] = []
+
+    def describe() -> None:
+        output = model(pixel_values=images)
+        kept.append(output.global_descriptors.numpy().copy())
+        if side == "plain":
+            kept.append(output.local_features.numpy().copy())
 
     def run() -> None:
         kept.clear()
-        for _ in range(4):
-            if side == "plain":
-                with torch.no_grad():
-                    output = model(pixel_values=images)
-                kept.append((output.global_descriptors.numpy().copy(), output.local_features.numpy().copy()))
-            else:
-                with torch.inference_mode(), global_descriptors_only(model):
-                    kept.append(model(pixel_values=images).global_descriptors.numpy().copy())
+        with (
+            torch.inference_mode(),
+            torch.autocast("cpu", dtype=torch.bfloat16, enabled=side == "ours, bf16 autocast"),
+            nullcontext() if side == "plain" else global_descriptors_only(model),
+        ):
+            for _ in range(4):
+                describe()
 
     return run
 
 
-WORK: dict[str, tuple[Callable[..., Callable[[], None]], dict[str, Any]]] = {
-    "matching and losses": (losses_only, {}),
-    "whole step": (whole_step, {}),
-    "whole step, bf16 autocast": (whole_step, {"bfloat16": True}),
-    "whole step, gradient checkpointing": (whole_step, {"checkpointing": True}),
-    "mining 64 images": (mining, {}),
+WORK: dict[str, tuple[Callable[..., Callable[[], None]], tuple[str, ...]]] = {
+    "matching and losses": (losses_only, ("ours",)),
+    "whole step": (whole_step, ("ours", "ours, bf16 autocast", "ours, gradient checkpointing")),
+    "mining 64 images": (mining, ("ours", "ours, bf16 autocast")),
 }
 
 
-def measure(name: str, side: str, backbone: str, repeats: int, results: Any) -> None:
-    """Time one side of one piece of work, in a process of its own."""
-    make, options = WORK[name]
-    run = make(side, backbone, **options)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def measure_memory(connection: Connection, name: str, side: str, backbone: str) -> None:
+    """Send how far the peak of this process lies above what it held before."""
+    run = WORK[name][0](side, backbone)
+    run()  # what libraries set up at the first time is nobody's cost
+    before = held_bytes("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # start the peak anew
     run()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    times = []
-    for _ in range(repeats):
+    connection.send(held_bytes("VmHWM") - before)
+
+
+def measure_times(connection: Connection, name: str, side: str, backbone: str) -> None:
+    """Run as often as asked and send the seconds."""
+    run = WORK[name][0](side, backbone)
+    run()
+    while connection.recv():
         start = time.perf_counter()
         run()
-        times.append(time.perf_counter() - start)
-    quartiles = statistics.quantiles(times, n=4) if len(times) > 1 else times * 3
-    results.put({"median_s": quartiles[1], "quartiles_s": quartiles, "extra_memory_bytes": (peak - before) * 1024})
+        connection.send(time.perf_counter() - start)
+
+
+def held_bytes(name: str) -> int:
+    """Read what this process holds (VmRSS) or has held at most (VmHWM)."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) * 1024
+
+
+def compare(name: str, backbone: str, repeats: int) -> dict[str, Any]:
+    """Measure all sides of a piece of work: memory one by one, times in turns."""
+    sides = ("plain", *WORK[name][1])
+    rows: dict[str, dict[str, Any]] = {}
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # give freed memory back at once, so that the peak is what was used
+    for side in sides:
+        connection, process = start_process(measure_memory, name, side, backbone)
+        rows[side] = {"extra_memory_bytes": connection.recv()}
+        process.join()
+    del os.environ["MALLOC_MMAP_THRESHOLD_"]
+    workers = {side: start_process(measure_times, name, side, backbone) for side in sides}
+    times: dict[str, list[float]] = {side: [] for side in sides}
+    for _ in range(repeats):
+        for side, (connection, _process) in workers.items():
+            connection.send(True)
+            times[side].append(connection.recv())
+    for connection, process in workers.values():
+        connection.send(False)
+        process.join()
+    for side, row in rows.items():
+        quartiles = statistics.quantiles(times[side], n=4)
+        row |= {"median_s": quartiles[1], "quartiles_s": quartiles}
+        row["times_faster"] = statistics.median(times["plain"]) / row["median_s"]
+        row["memory_share"] = row["extra_memory_bytes"] / rows["plain"]["extra_memory_bytes"]
+    return rows
+
+
+def start_process(work: Callable[..., None], *arguments: str) -> tuple[Connection, BaseProcess]:
+    """Start work in a process of its own, with a connection to it."""
+    context = multiprocessing.get_context("spawn")
+    connection, other = context.Pipe()
+    process = context.Process(target=work, args=(other, *arguments))
+    process.start()
+    return connection, process
 
 
 def main() -> None:
     """Measure everything and write it down."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", required=True)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--json")
     arguments = parser.parse_args()
-    context = multiprocessing.get_context("spawn")
     report: dict[str, Any] = {"work": {}, **environment(arguments)}
     for name in WORK:
-        rows = {}
-        for side in LOSSES:
-            results = context.Queue()
-            process = context.Process(
-                target=measure, args=(name, side, arguments.backbone, arguments.repeats, results)
+        rows = report["work"][name] = compare(name, arguments.backbone, arguments.repeats)
+        for side, row in rows.items():
+            print(
+                f"{name:<20} {side:<30} {row['median_s']:7.3f} s  {row['times_faster']:5.2f} times faster "
+                f" {row['extra_memory_bytes'] / 1e6:8.1f} MB  {row['memory_share']:6.3f} of plain",
+                flush=True,
             )
-            process.start()
-            rows[side] = results.get()
-            process.join()
-        rows["times_faster"] = rows["plain"]["median_s"] / rows["ours"]["median_s"]
-        rows["memory_share"] = rows["ours"]["extra_memory_bytes"] / max(1, rows["plain"]["extra_memory_bytes"])
-        report["work"][name] = rows
-        print(
-            f"{name:<38} plain {rows['plain']['median_s']:7.3f} s  ours {rows['ours']['median_s']:7.3f} s "
-            f" {rows['times_faster']:5.2f}x  memory {rows['memory_share']:6.3f}",
-            flush=True,
-        )
     global_bytes, local_bytes = 384 * 4, GRID * GRID * CHANNELS * 4
     report["mining_bytes_per_image"] = {"plain": global_bytes + local_bytes, "ours": global_bytes}
     print(f"mining memory per cached image: {(global_bytes + local_bytes) / global_bytes:.0f} times less")

@@ -5,12 +5,15 @@ descriptors, the local loss by the mean similarity of mutually nearest local fea
 nearest neighbours is found without gradient and without ever holding all similarities; only matched pairs carry one.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from selavpr_peft.matching import mutual_matches
 
@@ -162,32 +165,72 @@ def mutual_neighbour_loss(
         negative: Of their negatives.
         margin: Similarity by which a positive must be ahead.
     """
-    to_positive = torch.stack([mutual_similarity(q, p) for q, p in zip(query, positive, strict=True)])
-    to_negative = torch.stack(
-        [torch.stack([mutual_similarity(q, n) for n in many]) for q, many in zip(query, negative, strict=True)]
-    )
-    return (to_negative - to_positive[:, None] + margin).clamp(min=0)
+    similarities = mutual_similarities(query, positive[:, None], negative)
+    return (similarities[:, 1:] - similarities[:, :1] + margin).clamp(min=0)
 
 
-def mutual_similarity(query: Float[Tensor, "H W C"], database: Float[Tensor, "h w C"]) -> Float[Tensor, ""]:
-    """Compute the mean cosine similarity of the mutual nearest neighbours of two images.
+def mutual_similarities(
+    query: Float[Tensor, "B H W C"], *database: Float[Tensor, "B _ _ _ C"]
+) -> Float[Tensor, "B M"]:
+    """Compute the mean cosine similarity of the mutual nearest neighbours of each query with each of its M images.
 
     Unlike the official code, a single mutual pair counts as it is (there: the mean over equal positions instead).
-    Locations with NaN or infinity match nothing; if no finite pair is left, the similarity is 0 without a gradient.
+    Locations with NaN or infinity match nothing; if no finite pair is left, the similarity is 0 and its gradient too.
 
     Args:
-        query: Local features of the query.
-        database: Local features of a database image.
+        query: Local features of the queries.
+        *database: Local features of each query's images, (B, images, height, width, C); M is the sum of the images.
     """
-    query, database = query.flatten(0, 1).float(), database.flatten(0, 1).float()
-    with torch.no_grad():
-        rows, columns = _finite_rows(query), _finite_rows(database)
+    rows = [query.flatten(1, 2).float(), *(maps.flatten(2, 3).float() for maps in database)]
+    values: Tensor = _MutualSimilarities.apply(*rows)
+    return values
+
+
+class _MutualSimilarities(torch.autograd.Function):
+    """Keep, for the way back, which rows were matched and not copies of them, and make each gradient once."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, *database: Tensor) -> Tensor:
+        ctx.save_for_backward(query, *database)
+        images = _per_query(*database)
+        ctx.matches = [[_finite_matches(q, image) for image in many] for q, many in zip(query, images, strict=True)]
+        values = query.new_zeros(len(query), len(images[0]))
+        for b, m, first, second in _numbered(ctx.matches):
+            values[b, m] = (query[b, first] * images[b][m][second]).sum(dim=1).mean()
+        return values
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        query, *database = ctx.saved_tensors
+        gradients = [torch.zeros_like(rows) for rows in (query, *database)]
+        images, of_images = _per_query(*database), _per_query(*gradients[1:])
+        for b, m, first, second in _numbered(ctx.matches):
+            share = gradient[b, m] / len(first)
+            gradients[0][b, first] += images[b][m][second] * share  # no row is matched twice
+            of_images[b][m][second] = query[b, first] * share
+        return tuple(gradients)
+
+
+def _per_query(*database: Tensor) -> list[list[Tensor]]:
+    """List the images of each query; they share the tensors' memory."""
+    return [[image for maps in of_query for image in maps] for of_query in zip(*database, strict=True)]
+
+
+def _numbered(matches: list[list[tuple[Tensor, Tensor]]]) -> Iterator[tuple[int, int, Tensor, Tensor]]:
+    """Go through the pairs of images that have matches."""
+    for b, many in enumerate(matches):
+        for m, (first, second) in enumerate(many):
+            if len(first):
+                yield b, m, first, second
+
+
+def _finite_matches(query: Tensor, database: Tensor) -> tuple[Tensor, Tensor]:
+    """Match what is finite; nearly always everything is, and nothing is copied."""
+    try:
+        pairs = mutual_matches(query, database)
+        return pairs[:, 0], pairs[:, 1]
+    except ValueError:
+        rows, columns = (features.isfinite().all(dim=1).nonzero()[:, 0] for features in (query, database))
         pairs = mutual_matches(query[rows], database[columns])
-        first, second = rows[pairs[:, 0]], columns[pairs[:, 1]]
-    if not len(first):
-        return query.new_zeros(())
-    return (query[first] * database[second]).sum(dim=1).mean()
-
-
-def _finite_rows(features: Tensor) -> Tensor:
-    return features.isfinite().all(dim=1).nonzero()[:, 0]
+        return rows[pairs[:, 0]], columns[pairs[:, 1]]

@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from selavpr_peft import losses
-from selavpr_peft.losses import SelaLoss, mutual_neighbour_loss, mutual_similarity, triplet_loss
+from selavpr_peft.losses import SelaLoss, mutual_neighbour_loss, mutual_similarities, triplet_loss
 from tests.matching import plain_loops
 
 TORCH_EPS = 1e-6  # what torch's triplet loss adds to every component of a difference
@@ -25,6 +25,11 @@ def random_batch(num_queries=3, num_negatives=2, *, side=5, channels=4, seed=0):
     grid = (side, side, channels)
     shapes += [(num_queries, *grid), (num_queries, *grid), (num_queries, num_negatives, *grid)]
     return [random_units(*shape, seed=10 * seed + index) for index, shape in enumerate(shapes)]
+
+
+def mutual_similarity(query, database):
+    """Give the similarity of two single maps."""
+    return mutual_similarities(query[None], database[None, None])[0, 0]
 
 
 def plain_distance(first, second):
@@ -97,8 +102,8 @@ class TestParityWithTheOfficialLosses:
             assert tensor.grad.abs().max() > 1e-4
 
     def test_similarities_of_queries_and_positives_are_the_official_ones(self, recorded, inputs):
-        found = torch.stack([mutual_similarity(q, p) for q, p in zip(inputs[3], inputs[4], strict=True)])
-        torch.testing.assert_close(found, recorded["query_positive_similarity"], atol=1e-6, rtol=0)
+        found = mutual_similarities(inputs[3], inputs[4][:, None])
+        torch.testing.assert_close(found[:, 0], recorded["query_positive_similarity"], atol=1e-6, rtol=0)
 
 
 class TestTripletLoss:
@@ -167,7 +172,7 @@ class TestMutualNeighbourLoss:
         assert set(carries) == matched
 
 
-class TestMutualSimilarity:
+class TestMutualSimilarities:
     def test_a_single_mutual_pair_counts_as_it_is(self):
         # Both query locations prefer (0.8, 0.6), which prefers the first: one pair of cosine 0.96.
         query = torch.tensor([[[0.6, 0.8], [1.0, 0.0]]])
@@ -188,8 +193,24 @@ class TestMutualSimilarity:
     def test_without_a_finite_location_it_is_zero_and_has_no_gradient(self):
         query = torch.full((2, 2, 3), math.nan, requires_grad=True)
         similarity = mutual_similarity(query, random_units(2, 2, 3))
-        assert float(similarity) == 0
-        assert not similarity.requires_grad
+        similarity.backward()
+        assert float(similarity.detach()) == 0
+        assert not query.grad.any()
+
+    def test_gradients_are_those_of_the_mean_over_matched_pairs(self):
+        query, database = random_units(2, 3, 4, 5).double(), random_units(2, 3, 2, 6, 5, seed=1).double()
+        found = [tensor.float().requires_grad_() for tensor in (query, database)]
+        plain = [tensor.float().requires_grad_() for tensor in (query, database)]
+        weights = torch.tensor([[1.0, -2.0, 0.5], [0.3, 0.0, 4.0]])
+        (mutual_similarities(*found) * weights).sum().backward()
+        for b in range(2):
+            for m in range(3):
+                first, second = plain[0][b].flatten(0, 1), plain[1][b, m].flatten(0, 1)
+                pairs = plain_loops.mutual_matches((first @ second.T).tolist())
+                for row, column in pairs:
+                    (first[row] @ second[column] * weights[b, m] / len(pairs)).backward(retain_graph=True)
+        for mine, theirs in zip(found, plain, strict=True):
+            torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-6, rtol=1e-5)
 
     def test_a_batch_with_such_an_image_trains_on_the_others(self):
         batch = [x.requires_grad_() for x in random_batch(2, 1, seed=5)]

@@ -195,14 +195,10 @@ class SelaTrainer(Trainer):
         if not len(pixel_values):
             return self._loss_of_nothing(model)
         output = model(pixel_values=pixel_values.flatten(0, 1))
-        groups = pixel_values.shape[:2]
-        descriptors = output.global_descriptors.unflatten(0, groups)
-        features = output.local_features
-        locals_: list[Tensor | None] = [None, None, None]
-        if features is not None:
-            features = features.unflatten(0, groups)
-            locals_ = [features[:, 0], features[:, 1], features[:, 2:]]
-        loss = self.loss(descriptors[:, 0], descriptors[:, 1], descriptors[:, 2:], *locals_)
+        parts = [*_as_triplets(output.global_descriptors, *pixel_values.shape[:2])]
+        if output.local_features is not None:
+            parts.extend(_as_triplets(output.local_features, *pixel_values.shape[:2]))
+        loss = self.loss(*parts)
         self._log_parts(loss.global_loss, loss.local_loss)
         return (loss.loss, output) if return_outputs else loss.loss
 
@@ -407,6 +403,13 @@ class _EvaluateAfterOfficialEpochs(TrainerCallback):
             if args.save_strategy == "epoch":
                 control.should_save = False
         return control
+
+
+def _as_triplets(of_images: Tensor, num_queries: int, num_images: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Tell queries, positives and negatives apart; split, because every slice would cost a gradient of its own."""
+    groups = of_images.unflatten(0, (num_queries, num_images))
+    query, positive, negatives = groups.split((1, 1, num_images - 2), dim=1)
+    return query[:, 0], positive[:, 0], negatives
 
 
 def _check_trainable(model: PeftModel) -> None:
