@@ -1,20 +1,20 @@
 """`selavpr demo`: the whole way from images to recognised places, on a synthetic city or on your photographs."""
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from selavpr_peft.cli import options
-from selavpr_peft.cli.evaluate import print_result
+from selavpr_peft.cli.evaluate import both_stages, print_result
 from selavpr_peft.cli.printing import quiet_host_libraries, write_json
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-TOY_IMAGE_SIZE = (112, 154)
-TOY_PLACES = 40
-TOY_TRAVERSES = ("day", "rain")  # by night a random network finds nothing
+    from selavpr_peft.evaluation.evaluator import TwoStageResult
 
 
 def demo(
@@ -35,10 +35,16 @@ def demo(
     ] = None,
     rerank_num: options.RerankNum = 20,
     output: Annotated[Path, typer.Option(help="Folder for the picture, and for the synthetic city.")] = Path("demo"),
+    rounds: Annotated[
+        int | None, typer.Option(help="Mining rounds of training in the city (8); 0 does not train.", min=0)
+    ] = None,
     seed: options.Seed = 0,
     json: options.Json = None,
 ) -> None:
     """Index one traverse, locate the images of another, print Recall@1/5/10 and draw a recognised place.
+
+    In the synthetic city an adapter is trained on some of the places, saved and loaded again; the others are located
+    before and after. Photographs of your own are located with the adapter you name; `selavpr train` makes one.
 
     Example:
         selavpr demo --data walk --database day --queries night --backbone facebook/dinov2-small
@@ -47,33 +53,45 @@ def demo(
     from selavpr_peft.data.place_table import read_place_table
     from selavpr_peft.evaluation.evaluator import evaluate_two_stage
     from selavpr_peft.modeling.preprocessing import Preprocessing
+    from selavpr_peft.training import toy_run
     from selavpr_peft.visualization.matches import save_figure
     from selavpr_peft.visualization.recognition import draw_query_result
 
-    is_toy = data is None
-    folder = _draw_toy_city(output) if data is None else data
+    is_city = data is None
+    rounds = _check_rounds(rounds, is_learning=is_city and backbone is None)
+    folder = str(toy_run.draw_toy_city(output / "toy_city")) if data is None else data
     places = {
-        "database": f"{folder}:{database or (TOY_TRAVERSES[0] if is_toy else 'day_right')}",
-        "queries": f"{folder}:{queries or (TOY_TRAVERSES[1] if is_toy else 'night_right')}",
+        "database": f"{folder}:{database or ('day' if is_city else 'day_right')}",
+        "queries": f"{folder}:{queries or ('rain' if is_city else 'night_right')}",
     }
-    tables = {role: read_place_table(location) for role, location in places.items()}
-    radius = positive_radius if positive_radius is not None else 0.0 if is_toy else 3.0
-    model = _load_model(backbone, adapter, seed, is_toy)
+    frames = (toy_run.LAST_TRAINED_FRAME + 1, toy_run.NUM_PLACES - 1) if is_city else None
+    tables = {role: read_place_table(location, frames=frames) for role, location in places.items()}
+    radius = positive_radius if positive_radius is not None else 0.0 if is_city else 3.0
+    model = _load_model(backbone, adapter, seed, is_city)
     config = model.active_peft_config
     preprocessing = Preprocessing(image_size=config.image_size, resize=config.resize)
-    result = evaluate_two_stage(
-        model,
-        tables["queries"],
-        tables["database"],
-        preprocessing,
-        positive_radius=radius,
-        rerank_num=rerank_num,
-    )
+
+    def locate(model: "PeftModel") -> "TwoStageResult":
+        return evaluate_two_stage(
+            model,
+            tables["queries"],
+            tables["database"],
+            preprocessing,
+            positive_radius=radius,
+            rerank_num=rerank_num,
+        )
+
+    before = locate(model)
+    if rounds:
+        model = _train_and_reload(model, Path(folder), output / "adapter", rounds, seed)
+    result = locate(model) if rounds else before
     protocol = places | {
+        "frames": list(frames) if frames else None,
         "positive_radius": radius,
         "rerank_num": rerank_num,
         "backbone": backbone or "a tiny random DINOv2",
-        "adapter": adapter,
+        "adapter": str(output / "adapter") if rounds else adapter,
+        "rounds": rounds,
         "seed": seed,
         "dtype": "float32",
         "image_size": list(config.image_size),
@@ -82,32 +100,50 @@ def demo(
     }
     if json != "-":
         print_result(result, protocol)
-        if backbone is None:
+        if rounds:
+            typer.echo(f"\nBefore training, on other places of the city:\n{both_stages(before, rerank_num)}")
+        elif backbone is None:
             chance = sum(len(rows) for rows in result.positives) / max(1, result.num_queries * result.num_database)
             typer.echo(f"\nThe network is random and knows nothing yet: by chance R@1 would be {100 * chance:.1f}.")
     if json is not None:
-        write_json(result.as_report(protocol), json)
+        report = result.as_report(protocol)
+        write_json(report | {"untrained": before.as_report({})} if rounds else report, json)
     figure = draw_query_result(model, preprocessing, tables["queries"], tables["database"], result)
     save_figure(figure, output / "recognition.png")
     if json != "-":
         typer.echo(f"\npicture   {output / 'recognition.png'}")
 
 
-def _draw_toy_city(output: Path) -> str:
-    from selavpr_peft.data.toy_city import write_toy_city
+def _check_rounds(rounds: int | None, *, is_learning: bool) -> int:
+    from selavpr_peft.training import toy_run
 
-    return str(write_toy_city(output / "toy_city", num_places=TOY_PLACES, traverses=TOY_TRAVERSES))
+    if rounds and not is_learning:
+        raise ValueError(
+            "--rounds is for the tiny network in the synthetic city; others are trained by selavpr train."
+        )
+    return rounds if rounds is not None else toy_run.NUM_ROUNDS if is_learning else 0
 
 
-def _load_model(backbone: str | None, adapter: str | None, seed: int, is_toy: bool) -> "PeftModel":
+def _train_and_reload(model: "PeftModel", city: Path, folder: Path, rounds: int, seed: int) -> "PeftModel":
+    """Train and save the adapter, and load it onto an untouched backbone."""
+    from peft import PeftModel
+
+    from selavpr_peft.training import toy_run
+
+    with redirect_stdout(sys.stderr):  # where Trainer reports to
+        toy_run.train_on_toy_city(model, city, folder, num_rounds=rounds, seed=seed)
+    return PeftModel.from_pretrained(toy_run.toy_model(seed=seed).unload(), folder).eval()
+
+
+def _load_model(backbone: str | None, adapter: str | None, seed: int, is_city: bool) -> "PeftModel":
     """Load what was named; otherwise adapt a tiny random backbone."""
     from selavpr_peft.hub.loading import adapt_freshly, load_adapted_model
     from selavpr_peft.modeling.toy_backbone import toy_backbone
+    from selavpr_peft.training import toy_run
     from selavpr_peft.tuner.config import SelaConfig
 
     if backbone is not None:
         return load_adapted_model(backbone, adapter, seed=seed)
     if adapter is not None:
         raise ValueError("--adapter needs --backbone: the backbone it was trained on.")
-    config = SelaConfig(image_size=TOY_IMAGE_SIZE) if is_toy else SelaConfig()
-    return adapt_freshly(toy_backbone(seed=seed), config, seed=seed)
+    return toy_run.toy_model(seed=seed) if is_city else adapt_freshly(toy_backbone(seed=seed), SelaConfig(), seed=seed)

@@ -106,6 +106,15 @@ def print_result(result: "TwoStageResult", protocol: dict[str, Any]) -> None:
         lines.append(f"          {result.num_queries_without_positive} queries have no positive and count as missed")
     if result.unreadable:
         lines.append(f"          {len(result.unreadable)} images could not be read")
-    reranked_name = f"re-ranked (top {protocol['rerank_num']})"
     typer.echo("\n".join(lines))
-    typer.echo("\n" + recall_table({"retrieval": result.retrieval, reranked_name: result.reranked}))
+    typer.echo("\n" + both_stages(result, protocol["rerank_num"]))
+
+
+def both_stages(result: "TwoStageResult", rerank_num: int) -> str:
+    """Lay out Recall@N of retrieval and re-ranking.
+
+    Args:
+        result: What the evaluation found.
+        rerank_num: Candidates that were re-ranked.
+    """
+    return recall_table({"retrieval": result.retrieval, f"re-ranked (top {rerank_num})": result.reranked})

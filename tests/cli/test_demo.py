@@ -4,18 +4,25 @@ import json
 import re
 
 import pytest
+from peft import PeftModel
 from PIL import Image
 
-from selavpr_peft.cli import demo as demo_module
+from selavpr_peft.data.place_table import read_place_table
+from selavpr_peft.evaluation.evaluator import evaluate_two_stage
+from selavpr_peft.modeling.preprocessing import Preprocessing
+from selavpr_peft.training import toy_run
 from selavpr_peft.visualization import matches
 from tests.cli.conftest import draw_walk
 
 
 @pytest.fixture
 def small_city(monkeypatch):
-    """A city of three places, looked at through a small image."""
-    monkeypatch.setattr(demo_module, "TOY_PLACES", 3)
-    monkeypatch.setattr(demo_module, "TOY_IMAGE_SIZE", (56, 84))
+    """A city of six places, of which three are trained on, in one round."""
+    draw = toy_run.draw_toy_city
+    monkeypatch.setattr(toy_run, "draw_toy_city", lambda folder: draw(folder, num_places=6))
+    monkeypatch.setattr(toy_run, "NUM_PLACES", 6)
+    monkeypatch.setattr(toy_run, "LAST_TRAINED_FRAME", 2)
+    monkeypatch.setattr(toy_run, "NUM_ROUNDS", 1)
 
 
 def check_picture(path):
@@ -36,17 +43,45 @@ class TestCity:
         assert lines[:3] == [
             "database  demo/toy_city:day: 3 images",
             "queries   demo/toy_city:rain: 3 images, positives within 0 frames",
-            "model     a tiny random DINOv2 with a fresh adapter, float32, 56x84 antialias",
+            "model     a tiny random DINOv2 with demo/adapter, float32, 56x70 antialias",
         ]
         assert [line.split()[0] for line in lines[4:7]] == ["R@1", "retrieval", "re-ranked"]
+        assert lines[8] == "Before training, on other places of the city:"
+        assert [line.split()[0] for line in lines[9:12]] == ["R@1", "retrieval", "re-ranked"]
         assert lines[-1].split() == ["picture", "demo/recognition.png"]
         check_picture(tmp_path / "demo" / "recognition.png")
         assert (tmp_path / "demo" / "toy_city" / "places.csv").is_file()
+        assert (tmp_path / "demo" / "adapter" / "adapter_model.safetensors").is_file()
+
+    def test_the_trained_adapter_that_is_saved_is_the_one_that_locates(self, selavpr, tmp_path):
+        report = selavpr("demo", "--output", tmp_path, "--json", "-").report
+        adapted = PeftModel.from_pretrained(toy_run.toy_model(seed=0).unload(), tmp_path / "adapter").eval()
+        tables = [read_place_table(f"{tmp_path}/toy_city:{traverse}", frames=(3, 5)) for traverse in ("rain", "day")]
+        result = evaluate_two_stage(
+            adapted, *tables, Preprocessing(image_size=toy_run.IMAGE_SIZE), positive_radius=0, rerank_num=20
+        )
+        expected = result.as_report({})
+        assert {key: report[key] for key in ("retrieval", "reranked")} == {
+            key: expected[key] for key in ("retrieval", "reranked")
+        }
+        assert list(report["untrained"]["reranked"]) == ["1", "5", "10"]
+
+    def test_no_rounds_do_not_train(self, selavpr, tmp_path):
+        run = selavpr("demo", "--output", tmp_path, "--rounds", 0)
+        assert "with a fresh adapter" in run.out
+        assert "Before training" not in run.out
+        assert "by chance R@1 would be 33.3" in run.out
+        assert not (tmp_path / "adapter").exists()
+
+    def test_rounds_are_for_the_tiny_network_in_the_city(self, selavpr, tmp_path, models):
+        run = selavpr("demo", "--output", tmp_path, "--rounds", 1, "--backbone", models / "backbone")
+        assert (run.code, run.out) == (2, "")
+        assert "--rounds is for the tiny network" in run.err
 
     def test_a_second_run_in_the_same_folder_gives_the_same(self, selavpr, tmp_path):
         first, second = (selavpr("demo", "--output", tmp_path, "--json", "-").report for _ in range(2))
         assert first == second
-        assert sorted(file.name for file in tmp_path.iterdir()) == ["recognition.png", "toy_city"]
+        assert sorted(file.name for file in tmp_path.iterdir()) == ["adapter", "recognition.png", "toy_city"]
 
     def test_json_alone_is_on_standard_output(self, selavpr, tmp_path):
         report = selavpr("demo", "--output", tmp_path, "--json", "-", "--rerank-num", 2).report
