@@ -11,21 +11,14 @@ peak of the process beyond what it held before the work, gradients of the inputs
 
 import argparse
 import json
-import multiprocessing
-import os
-import platform
-import statistics
-import subprocess
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from measuring import compare_sides, environment
 from peft import PeftModel
 from torch import Tensor
 
@@ -164,68 +157,6 @@ WORK: dict[str, tuple[Callable[..., Callable[[], None]], tuple[str, ...]]] = {
 }
 
 
-def measure_memory(connection: Connection, name: str, side: str, backbone: str) -> None:
-    """Send how far the peak of this process lies above what it held before."""
-    run = WORK[name][0](side, backbone)
-    run()  # what libraries set up at the first time is nobody's cost
-    before = held_bytes("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # start the peak anew
-    run()
-    connection.send(held_bytes("VmHWM") - before)
-
-
-def measure_times(connection: Connection, name: str, side: str, backbone: str) -> None:
-    """Run as often as asked and send the seconds."""
-    run = WORK[name][0](side, backbone)
-    run()
-    while connection.recv():
-        start = time.perf_counter()
-        run()
-        connection.send(time.perf_counter() - start)
-
-
-def held_bytes(name: str) -> int:
-    """Read what this process holds (VmRSS) or has held at most (VmHWM)."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
-    return int(line.split()[1]) * 1024
-
-
-def compare(name: str, backbone: str, repeats: int) -> dict[str, Any]:
-    """Measure all sides of a piece of work: memory one by one, times in turns."""
-    sides = ("plain", *WORK[name][1])
-    rows: dict[str, dict[str, Any]] = {}
-    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # give freed memory back at once, so that the peak is what was used
-    for side in sides:
-        connection, process = start_process(measure_memory, name, side, backbone)
-        rows[side] = {"extra_memory_bytes": connection.recv()}
-        process.join()
-    del os.environ["MALLOC_MMAP_THRESHOLD_"]
-    workers = {side: start_process(measure_times, name, side, backbone) for side in sides}
-    times: dict[str, list[float]] = {side: [] for side in sides}
-    for _ in range(repeats):
-        for side, (connection, _process) in workers.items():
-            connection.send(True)
-            times[side].append(connection.recv())
-    for connection, process in workers.values():
-        connection.send(False)
-        process.join()
-    for side, row in rows.items():
-        quartiles = statistics.quantiles(times[side], n=4)
-        row |= {"median_s": quartiles[1], "quartiles_s": quartiles}
-        row["times_faster"] = statistics.median(times["plain"]) / row["median_s"]
-        row["memory_share"] = row["extra_memory_bytes"] / rows["plain"]["extra_memory_bytes"]
-    return rows
-
-
-def start_process(work: Callable[..., None], *arguments: str) -> tuple[Connection, BaseProcess]:
-    """Start work in a process of its own, with a connection to it."""
-    context = multiprocessing.get_context("spawn")
-    connection, other = context.Pipe()
-    process = context.Process(target=work, args=(other, *arguments))
-    process.start()
-    return connection, process
-
-
 def main() -> None:
     """Measure everything and write it down."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -233,9 +164,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--json")
     arguments = parser.parse_args()
-    report: dict[str, Any] = {"work": {}, **environment(arguments)}
+    report: dict[str, Any] = {"work": {}, **environment(), "repeats": arguments.repeats, "images": IMAGES}
     for name in WORK:
-        rows = report["work"][name] = compare(name, arguments.backbone, arguments.repeats)
+        make, sides = WORK[name]
+        rows = compare_sides(make, ("plain", *sides), arguments.repeats, arguments.backbone)
+        report["work"][name] = rows
         for side, row in rows.items():
             print(
                 f"{name:<20} {side:<30} {row['median_s']:7.3f} s  {row['times_faster']:5.2f} times faster "
@@ -248,18 +181,6 @@ def main() -> None:
     if arguments.json:
         Path(arguments.json).parent.mkdir(parents=True, exist_ok=True)
         Path(arguments.json).write_text(json.dumps(report, indent=2) + "\n")
-
-
-def environment(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Where and with what this was measured."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
-    return {
-        "commit": commit.stdout.strip(),
-        "device": f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
-        "torch": torch.__version__,
-        "repeats": arguments.repeats,
-        "images": IMAGES,
-    }
 
 
 if __name__ == "__main__":
