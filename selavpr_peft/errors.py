@@ -22,3 +22,7 @@ class DatasetFormatError(ValueError):
 
 class UnreadableImageError(OSError):
     """An image file is missing, damaged or in a format that Pillow does not read."""
+
+
+class PlaceDatabaseError(ValueError):
+    """A place database is damaged, incomplete, in use, or was made by another model or with other settings."""

@@ -1,6 +1,16 @@
 """Match local features as mutual nearest neighbours and re-rank candidates by the number of matches."""
 
 from selavpr_peft.matching.mutual_neighbours import count_mutual_matches, mutual_matches
+from selavpr_peft.matching.quantisation import LOCAL_DTYPES, fastest_local_dtype, quantize_local_features
 from selavpr_peft.matching.ranking import rerank
+from selavpr_peft.matching.two_pass import rerank_in_two_passes
 
-__all__ = ["count_mutual_matches", "mutual_matches", "rerank"]
+__all__ = [
+    "LOCAL_DTYPES",
+    "count_mutual_matches",
+    "fastest_local_dtype",
+    "mutual_matches",
+    "quantize_local_features",
+    "rerank",
+    "rerank_in_two_passes",
+]

@@ -1,0 +1,143 @@
+"""Re-ranking one query: every way of counting mutual matches beside a plain transcription of the official one.
+
+    python benchmarks/matching.py --candidates 100 --json benchmarks/results/matching.json
+
+The plain side holds the similarities of all locations of all candidates at once and takes both arg-maxes, as the
+official local_matching.py does (5.5 GB for 100 candidates of 61 x 61). Features are random unit vectors; a third of a
+candidate's locations resemble a location of the query. Every path runs in a process of its own, paths take turns.
+The share of the matrix rate is that of 2 L^2 C operations per pair, relative to the largest product this machine was
+seen to make in the same type.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from measuring import compare_sides, environment
+from torch import Tensor
+
+from selavpr_peft.matching import (
+    count_mutual_matches,
+    fastest_local_dtype,
+    quantize_local_features,
+    rerank_in_two_passes,
+)
+
+GRID, CHANNELS = 61, 128
+PATHS = ("plain", "float32", "bfloat16", "int8", "binary", "int8, then float32 on ten")
+
+
+def plain_counts(query: Tensor, candidates: Tensor) -> Tensor:
+    """Count by the whole similarity matrix of all candidates."""
+    locations = query.reshape(-1, CHANNELS)
+    similarity = candidates.reshape(len(candidates), -1, CHANNELS) @ locations.T  # (K, L, L)
+    of_query, of_candidate = similarity.argmax(dim=1), similarity.argmax(dim=2)
+    return (of_candidate.gather(1, of_query) == torch.arange(len(locations))).sum(dim=1)
+
+
+def features(num_candidates: int) -> tuple[Tensor, Tensor]:
+    """Make a query (H, W, C) and its candidates (K, H, W, C)."""
+    generator = torch.Generator().manual_seed(0)
+    query = F.normalize(torch.randn(GRID, GRID, CHANNELS, generator=generator), dim=-1)
+    candidates = torch.empty(num_candidates, GRID, GRID, CHANNELS)
+    for candidate in candidates:  # one by one: what is made here must not count as memory of the work
+        resembles = torch.rand(GRID, GRID, 1, generator=generator) < 1 / 3
+        noise = F.normalize(torch.randn(GRID, GRID, CHANNELS, generator=generator), dim=-1)
+        candidate.copy_(F.normalize(noise + resembles * query, dim=-1))
+    return query, candidates
+
+
+def prepare(path: str, num_candidates: int) -> Callable[[], Any]:
+    """Put features in the form of a path; the function re-ranks once."""
+    query, candidates = features(num_candidates)
+    if path == "plain":
+        return lambda: plain_counts(query, candidates)
+    if path in ("float32", "bfloat16", "int8", "binary"):
+        query, candidates = (quantize_local_features(x, path) for x in (query, candidates))
+        return lambda: count_mutual_matches(query, candidates)
+    forms = [quantize_local_features(x, "int8") for x in (query, candidates)]
+    rows = torch.arange(num_candidates)
+    return lambda: rerank_in_two_passes(query, forms[0], candidates, forms[1], rows)
+
+
+def matrix_rate(dtype: str) -> float:
+    """Operations per second of the best of some products of large matrices."""
+    size = 2048
+    matrix = quantize_local_features(F.normalize(torch.randn(size, size), dim=-1), dtype)
+    multiply = torch._int_mm if dtype == "int8" else torch.mm
+    times = []
+    for _ in range(12):
+        start = time.perf_counter()
+        multiply(matrix, matrix)
+        times.append(time.perf_counter() - start)
+    return 2 * size**3 / min(times)
+
+
+def counts_differ(num_candidates: int) -> dict[str, dict[str, Any]]:
+    """Compare the counts of every path with the plain ones, some candidates at a time."""
+    query, candidates = features(num_candidates)
+    plain = torch.cat([plain_counts(query, some) for some in candidates.split(8)]).float()
+    found = {}
+    for dtype in ("float32", "bfloat16", "int8", "binary"):
+        counts = count_mutual_matches(
+            quantize_local_features(query, dtype), quantize_local_features(candidates, dtype)
+        )
+        differs = (counts - plain).abs()
+        found[dtype] = {"counts_equal": not differs.any(), "mean_count_change": float((differs / plain).mean())}
+    found["plain"] = {"counts_equal": True, "mean_count_change": 0.0}
+    return found
+
+
+def main() -> None:
+    """Measure all paths, print a table and write it down."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--candidates", type=int, default=100)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--json")
+    arguments = parser.parse_args()
+    changes = counts_differ(arguments.candidates)
+    rates = {dtype: matrix_rate(dtype) for dtype in ("float32", "int8")}
+    measured = compare_sides(prepare, PATHS, arguments.repeats, arguments.candidates)
+    report: dict[str, Any] = {
+        **environment(),
+        "candidates": arguments.candidates,
+        "repeats": arguments.repeats,
+        "map": [GRID, GRID, CHANNELS],
+        "matrix_rate_gflops": {dtype: rate / 1e9 for dtype, rate in rates.items()},
+        "fastest_local_dtype": fastest_local_dtype(),
+        "paths": {},
+    }
+    print(f"{'':<28}{'ms/candidate':>14}{'ratio':>8}{'extra MB':>10}{'of rate':>9}  counts")
+    for path, row in measured.items():
+        per_candidate = row["median_s"] / arguments.candidates
+        rate = rates["int8" if path.startswith(("int8", "binary")) else "float32"]
+        report["paths"][path] = entry = {
+            "milliseconds_per_candidate": 1e3 * per_candidate,
+            "quartiles_ms": [1e3 * quartile / arguments.candidates for quartile in row["quartiles_s"]],
+            "ratio_to_plain": row["times_faster"],
+            "extra_bytes": row["extra_memory_bytes"],
+            "memory_share": row["memory_share"],
+            "share_of_matrix_rate": 2 * GRID**4 * CHANNELS / per_candidate / rate,
+            **changes.get(path, {"counts_equal": False}),
+        }
+        text = (
+            f"{100 * entry.get('mean_count_change', 0):.2f} % change" if path in changes else "exact for the best ten"
+        )
+        print(
+            f"{path:<28}{entry['milliseconds_per_candidate']:>14.2f}{entry['ratio_to_plain']:>8.2f}"
+            f"{entry['extra_bytes'] / 1e6:>10.1f}{entry['share_of_matrix_rate']:>9.2f}  "
+            f"{'equal' if entry['counts_equal'] else text}",
+            flush=True,
+        )
+    if arguments.json:
+        Path(arguments.json).parent.mkdir(parents=True, exist_ok=True)
+        Path(arguments.json).write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""`selavpr index`: build a place database."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from selavpr_peft.cli import options
+from selavpr_peft.cli.printing import quiet_host_libraries, write_json
+
+
+def index(
+    database: Annotated[str, typer.Argument(help="Places to index: DIR, DIR:TRAVERSE or an @utm@ folder.")],
+    backbone: options.Backbone,
+    output: Annotated[Path, typer.Option(help="Folder for the place database.", show_default=False)],
+    adapter: options.Adapter = None,
+    local_dtype: Annotated[
+        str, typer.Option(help="Form of the stored local features: float32, float16, int8 or binary.")
+    ] = "float16",
+    kind: Annotated[
+        str | None, typer.Option(help="Index: flat, hnsw, ivf-sq or ivf-pq; by default chosen by size.")
+    ] = None,
+    dtype: options.DType = "float32",
+    device: options.Device = "auto",
+    seed: options.Seed = 0,
+    batch_size: options.BatchSize = 16,
+    num_workers: options.NumWorkers = 0,
+    strict: options.Strict = False,
+    json: options.Json = None,
+) -> None:
+    r"""Describe places once, so that photographs can be located among them at any time.
+
+    An interrupted run goes on where it stopped when the same command is given again.
+
+    Example:
+        selavpr index walk:day --backbone facebook/dinov2-base --adapter my-city --output walk.placedb
+    """
+    options.check_dtype(dtype)
+    quiet_host_libraries()
+    import torch
+
+    from selavpr_peft.hub.loading import load_adapted_model
+    from selavpr_peft.retrieval import PlaceDatabase
+
+    model = load_adapted_model(backbone, adapter, dtype=getattr(torch, dtype), seed=seed)
+    built = PlaceDatabase.build(
+        model.to(options.pick_device(device)),
+        database,
+        output,
+        local_dtype=local_dtype,
+        index_kind=kind,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        is_strict=strict,
+    )
+    num_bytes = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
+    unreadable = built.manifest["unreadable_images"]
+    if json != "-":
+        typer.echo(f"{output}: {len(built)} places, {num_bytes / len(built) / 1e6:.2f} MB each")
+        if unreadable:
+            typer.echo(f"{len(unreadable)} images could not be read, the first: {unreadable[0]}")
+    if json is not None:
+        write_json({**built.manifest, "num_bytes": num_bytes}, json)

@@ -1,0 +1,217 @@
+"""Tell where photographs were taken: retrieve candidates from a place database, then re-rank them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from peft import PeftModel
+from PIL import Image
+from torch import Tensor
+
+from selavpr_peft.data.schema import IMAGE, KEY
+from selavpr_peft.errors import UnreadableImageError
+from selavpr_peft.matching import count_mutual_matches, quantize_local_features, rerank
+from selavpr_peft.modeling.preprocessing import as_rgb, read_image
+from selavpr_peft.retrieval.matched_points import MatchedPoints, match_points
+from selavpr_peft.retrieval.place_database import PlaceDatabase
+
+EARTH_RADIUS_M = 6_371_008.8
+Picture = str | Path | Image.Image
+Point = tuple[float | int, float | int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecognizedPlace:
+    """A place of the database that a query may show.
+
+    Args:
+        key: Name of the database image.
+        row: Its row.
+        score: Cosine similarity of the global descriptors.
+        num_matches: Mutual nearest neighbours of the local features; None where it was not re-ranked.
+        image: Path of the database image; None if it came without one.
+        columns: Everything else the database knows of it, coordinates among them.
+    """
+
+    key: str
+    row: int
+    score: float
+    num_matches: int | None
+    image: str | None
+    columns: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def coordinates(self) -> dict[str, float | int]:
+        """Its position in whatever the database has: latitude and longitude, metres, or a frame number."""
+        names = ("latitude", "longitude", "easting_m", "northing_m", "frame")
+        return {name: self.columns[name] for name in names if self.columns.get(name) is not None}
+
+
+class PlaceRecognizer:
+    """Locates photographs in a database.
+
+    Args:
+        model: The model the database was built with, in evaluation mode.
+        database: An open database.
+
+    Raises:
+        PlaceDatabaseError: If the database was built with another model or other settings.
+    """
+
+    def __init__(self, model: PeftModel, database: PlaceDatabase) -> None:
+        """Check that model and database belong together."""
+        database.check_model(model)
+        self.model = model
+        self.database = database
+
+    def recognize(
+        self,
+        images: Picture | Sequence[Picture],
+        *,
+        top_k: int = 10,
+        rerank_num: int = 100,
+        near: Point | None = None,
+        radius_m: float | int | None = None,
+        batch_size: int = 16,
+    ) -> list[Any]:
+        """Rank the places of the database for each photograph.
+
+        Args:
+            images: A photograph or several: paths or Pillow images.
+            top_k: Places wanted; fewer where the database has fewer.
+            rerank_num: Candidates of retrieval that are re-ranked by their local features; 0 for none.
+            near: Latitude and longitude in degrees around which to look; needs `radius_m`, and a database with the
+                columns `latitude` and `longitude`.
+            radius_m: Distance from `near` in metres up to which a place is considered.
+            batch_size: Photographs per forward pass.
+
+        Returns:
+            For one photograph its places, best first; for several a list of such lists. Those behind the re-ranked
+            ones are in the order of retrieval.
+
+        Raises:
+            UnreadableImageError: If a photograph cannot be read; the message names it.
+            ValueError: If a number is out of range, or the database cannot tell what is near.
+        """
+        if top_k < 1 or rerank_num < 0:
+            raise ValueError(f"top_k must be at least 1 and rerank_num at least 0, got {top_k} and {rerank_num}.")
+        is_allowed = self._near(near, radius_m)
+        if isinstance(images, str | Path | Image.Image):
+            return self._recognize_batch([images], top_k, rerank_num, is_allowed)[0]
+        ranked = []
+        for start in range(0, len(images), batch_size):
+            ranked += self._recognize_batch(images[start : start + batch_size], top_k, rerank_num, is_allowed)
+        return ranked
+
+    def match(self, image: Picture, place: RecognizedPlace) -> MatchedPoints:
+        """Place the mutual nearest neighbours of a photograph and a recognised place in both pictures.
+
+        Args:
+            image: The photograph.
+            place: One of the places it was recognised as.
+
+        Raises:
+            UnreadableImageError: If the database image is not where it was.
+            ValueError: If the model has no local head.
+        """
+        if place.image is None:
+            raise UnreadableImageError(f"The database does not know where the image of {place.key} is.")
+        query, found = _read(image), _read(place.image)
+        _, features = self._describe([query, found])
+        if features is None:
+            raise ValueError("The model has no local head, so there is nothing to match.")
+        return match_points(
+            *features,
+            query_size=query.size,
+            database_size=found.size,
+            input_size=self.database.preprocessing.image_size,
+            patch_size=self.model.active_peft_config.backbone_patch_size,
+        )
+
+    def _recognize_batch(
+        self, images: Sequence[Picture], top_k: int, rerank_num: int, is_allowed: np.ndarray | None
+    ) -> list[list[RecognizedPlace]]:
+        descriptors, features = self._describe([_read(image) for image in images])
+        if not self.database.has_local_features or features is None:
+            rerank_num = 0
+        scores, rows = self.database.index.search(descriptors.numpy(), max(top_k, rerank_num), is_allowed)
+        return [
+            self._rank(scores[n], rows[n], None if features is None else features[n], top_k, rerank_num)
+            for n in range(len(images))
+        ]
+
+    def _rank(
+        self, scores: np.ndarray, rows: np.ndarray, features: Tensor | None, top_k: int, rerank_num: int
+    ) -> list[RecognizedPlace]:
+        """Re-rank the first candidates of one query, and look all of them up."""
+        scores, rows = scores[rows >= 0], rows[rows >= 0]
+        order, counts = torch.arange(len(rows)), {}
+        if rerank_num and len(rows) and features is not None:
+            first = order[:rerank_num]
+            form = quantize_local_features(features, self.database.local_dtype)
+            matches = count_mutual_matches(form, self.database.local_features(rows[:rerank_num]))
+            order = torch.cat((rerank(matches, first), order[rerank_num:]))
+            counts = dict(enumerate(matches.tolist()))
+        return [
+            self._place(int(rows[position]), float(scores[position]), counts.get(position))
+            for position in order[:top_k].tolist()
+        ]
+
+    def _place(self, row: int, score: float, num_matches: int | None) -> RecognizedPlace:
+        columns = dict(self.database.places[row])
+        return RecognizedPlace(
+            key=columns.pop(KEY),
+            image=columns.pop(IMAGE),
+            row=row,
+            score=score,
+            num_matches=num_matches,
+            columns=columns,
+        )
+
+    @torch.inference_mode()
+    def _describe(self, images: list[Image.Image]) -> tuple[Float[Tensor, "B D"], Tensor | None]:
+        pixel_values = torch.stack([self.database.preprocessing(image) for image in images])
+        output = self.model(pixel_values=pixel_values.to(next(self.model.parameters()).device))
+        features = output.local_features
+        return output.global_descriptors.float().cpu(), None if features is None else features.cpu()
+
+    def _near(self, near: Point | None, radius_m: float | int | None) -> Bool[np.ndarray, " N"] | None:
+        if near is None and radius_m is None:
+            return None
+        if near is None or radius_m is None:
+            raise ValueError("near and radius_m must be given together: where to look, and how far around.")
+        columns = self.database.places.column_names
+        if not {"latitude", "longitude"} <= set(columns):
+            raise ValueError(f"near needs a database with the columns 'latitude' and 'longitude', got {columns}.")
+        latitudes, longitudes = (
+            np.array(self.database.places[name][:], dtype=np.float64) for name in ("latitude", "longitude")
+        )
+        return distances_m(latitudes, longitudes, near) <= radius_m
+
+
+def distances_m(
+    latitudes: Float[np.ndarray, " N"], longitudes: Float[np.ndarray, " N"], near: Point
+) -> Float[np.ndarray, " N"]:
+    """Compute great-circle distances on a sphere (haversine formula), within 0.6 % of those on the ellipsoid.
+
+    Args:
+        latitudes: In degrees.
+        longitudes: In degrees.
+        near: Latitude and longitude of the point distances are measured from, in degrees.
+
+    Example:
+        >>> distances_m(np.array([0.0]), np.array([1.0]), (0.0, 0.0)).round().tolist()  # one degree of the equator
+        [111195.0]
+    """
+    first, second = np.radians(latitudes), np.radians(near[0])
+    across = np.sin(np.radians(longitudes - near[1]) / 2) ** 2
+    along = np.sin((first - second) / 2) ** 2
+    return 2 * EARTH_RADIUS_M * np.arcsin(np.sqrt(along + np.cos(first) * np.cos(second) * across))
+
+
+def _read(image: Picture) -> Image.Image:
+    return as_rgb(image) if isinstance(image, Image.Image) else read_image(image)

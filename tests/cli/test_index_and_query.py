@@ -1,0 +1,102 @@
+"""`selavpr index` and `selavpr query`: a database is built once and answers in sentences and in JSON."""
+
+import json
+import re
+
+import pytest
+from PIL import Image
+
+from selavpr_peft.retrieval import PlaceDatabase
+
+
+@pytest.fixture
+def indexed(selavpr, walk, models, tmp_path):
+    """A database of the walk by day, and what building it said."""
+    folder = tmp_path / "walk.placedb"
+    model = ("--backbone", models / "backbone", "--adapter", models / "adapter")
+    run = selavpr("index", f"{walk}:day", *model, "--output", folder)
+    assert run.code == 0, run.err
+    return folder, model, run
+
+
+class TestIndex:
+    def test_a_database_is_built_and_its_size_is_told(self, indexed):
+        folder, _, run = indexed
+        assert re.fullmatch(rf"{folder}: 6 places, \d+\.\d\d MB each\n", run.out)
+        assert PlaceDatabase.open(folder).places["key"][:] == [f"day/{number}.png" for number in range(6)]
+
+    def test_unreadable_images_are_told(self, selavpr, walk, models, tmp_path):
+        (walk / "day" / "3.png").write_bytes(b"")
+        run = selavpr("index", f"{walk}:day", "--backbone", models / "backbone", "--output", tmp_path / "db")
+        assert run.out.splitlines()[-1] == "1 images could not be read, the first: day/3.png"
+
+    def test_json_says_how_it_was_made(self, selavpr, walk, models, tmp_path):
+        run = selavpr(
+            *("index", f"{walk}:day", "--backbone", models / "backbone", "--output", tmp_path / "db"),
+            *("--local-dtype", "int8", "--kind", "hnsw", "--json", "-"),
+        )
+        assert {"num_places": 6, "local_dtype": "int8", "index": "hnsw"}.items() <= run.report.items()
+        assert run.report["num_bytes"] > 0
+
+    def test_a_folder_with_another_database_is_not_overwritten(self, selavpr, indexed, walk):
+        folder, model, _ = indexed
+        run = selavpr("index", f"{walk}:night", *model, "--output", folder)
+        assert (run.code, run.out) == (2, "")
+        assert "holds a database with another places" in run.err
+
+
+class TestQuery:
+    def test_the_answer_is_a_sentence_and_the_other_candidates(self, selavpr, indexed, walk):
+        folder, model, _ = indexed
+        image = walk / "day" / "2.png"
+        run = selavpr("query", folder, image, *model, "--top-k", 3)
+        assert run.code == 0, run.err
+        first, *others = run.out.splitlines()
+        number = r"similarity -?\d\.\d{3}"
+        assert re.fullmatch(rf"{image} shows the place of day/2\.png \(frame 12\): \d+ matches, {number}\.", first)
+        assert [line[:4] for line in others] == ["  2.", "  3."]
+
+    def test_several_photographs_are_answered_in_json(self, selavpr, indexed, walk, tmp_path):
+        folder, model, _ = indexed
+        images = [walk / "night" / "5.png", walk / "day" / "0.png"]
+        report = tmp_path / "answer.json"
+        assert selavpr("query", folder, *images, *model, "--json", report).code == 0
+        queries = json.loads(report.read_text())["queries"]
+        assert [query["image"] for query in queries] == [str(image) for image in images]
+        best = queries[1]["places"][0]
+        assert (best["key"], best["frame"], best["traverse"]) == ("day/0.png", 10, "day")
+        assert best["num_matches"] > 0
+        assert len(queries[0]["places"]) == 5
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--near", "1", "2"], "near and radius_m must be given together"),
+            (["--near", "1", "2", "--radius-m", "3"], "needs a database with the columns 'latitude' and 'longitude'"),
+            (["--dtype", "int3"], "--dtype must be one of"),
+        ],
+    )
+    def test_a_mistake_is_one_line(self, selavpr, indexed, walk, arguments, message):
+        folder, model, _ = indexed
+        run = selavpr("query", folder, walk / "day" / "2.png", *model, *arguments)
+        assert (run.code, run.out) == (2, "")
+        assert run.err.startswith("Error: ")
+        assert message in run.err
+
+    def test_another_model_is_refused(self, selavpr, indexed, walk, models):
+        folder, _, _ = indexed
+        run = selavpr("query", folder, walk / "day" / "2.png", "--backbone", models / "backbone")
+        assert run.code == 2
+        assert "was built with another adapter" in run.err
+
+    def test_what_is_no_picture_is_named(self, selavpr, indexed, walk):
+        folder, model, _ = indexed
+        run = selavpr("query", folder, walk / "places.csv", *model)
+        assert run.code == 2
+        assert "places.csv cannot be read" in run.err
+
+    def test_what_is_no_database_is_named(self, selavpr, models, tmp_path):
+        Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+        run = selavpr("query", tmp_path, tmp_path / "a.png", "--backbone", models / "backbone")
+        assert run.code == 2
+        assert "is no place database" in run.err

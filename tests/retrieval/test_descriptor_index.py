@@ -1,0 +1,99 @@
+"""Indexes of descriptors: exact where they promise it, close where not, the same after saving and loading."""
+
+import numpy as np
+import pytest
+
+from selavpr_peft.errors import PlaceDatabaseError
+from selavpr_peft.retrieval.descriptor_index import KINDS, DescriptorIndex, choose_kind
+
+
+def unit_rows(num_rows, num_channels=32, seed=0):
+    rows = np.random.default_rng(seed).normal(size=(num_rows, num_channels)).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def brute_force(queries, database, number):
+    return np.argsort(-(queries @ database.T), axis=1, kind="stable")[:, :number]
+
+
+@pytest.fixture(scope="module")
+def database():
+    return unit_rows(1000)
+
+
+@pytest.fixture(scope="module")
+def queries(database):
+    noisy = database[::50] + 0.05 * unit_rows(20, seed=1)
+    return noisy / np.linalg.norm(noisy, axis=1, keepdims=True)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def index(request, database):
+    """An index of each kind."""
+    return DescriptorIndex.build(database, request.param)
+
+
+class TestSearch:
+    def test_flat_is_brute_force(self, database, queries):
+        scores, rows = DescriptorIndex.build(database).search(queries, 10)
+        assert np.array_equal(rows, brute_force(queries, database, 10))
+        assert np.allclose(scores, np.take_along_axis(queries @ database.T, rows, axis=1), atol=1e-6)
+
+    def test_every_kind_finds_the_row_a_query_was_made_from(self, index, queries):
+        _, rows = index.search(queries, 5)
+        assert (rows == np.arange(0, 1000, 50)[:, None]).any(axis=1).mean() >= 0.95
+
+    def test_only_allowed_rows_are_found(self, index, queries):
+        is_allowed = np.arange(1000) % 2 == 1
+        _, rows = index.search(queries, 5, is_allowed)
+        assert (rows[rows >= 0] % 2 == 1).all()
+        assert (rows >= 0).mean() > 0.9
+
+    def test_no_allowed_row_gives_no_candidates(self, index, queries):
+        scores, rows = index.search(queries, 5, np.zeros(1000, dtype=bool))
+        assert scores.shape == rows.shape == (20, 0)
+
+    def test_more_than_there_are_gives_what_there_is(self, database, queries):
+        assert DescriptorIndex.build(database[:3]).search(queries, 10)[1].shape == (20, 3)
+
+    @pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf-sq"])
+    def test_added_rows_are_found(self, database, queries, kind):
+        index = DescriptorIndex.build(database[:700], kind)
+        index.add(database[700:])
+        assert len(index) == 1000
+        assert index.search(queries[-1:], 5)[1][0].tolist().count(950) == 1
+
+    def test_an_unknown_kind_is_answered_with_those_there_are(self, database):
+        with pytest.raises(ValueError, match="must be one of 'flat', 'hnsw', 'ivf-sq', 'ivf-pq', got 'lsh'"):
+            DescriptorIndex.build(database, "lsh")
+
+
+class TestFiles:
+    @pytest.mark.parametrize("is_mapped", [False, True])
+    def test_a_loaded_index_finds_the_same(self, index, queries, is_mapped, tmp_path):
+        index.save(tmp_path / "index.faiss")
+        loaded = DescriptorIndex.load(tmp_path / "index.faiss", is_mapped=is_mapped)
+        assert np.array_equal(loaded.search(queries, 5)[1], index.search(queries, 5)[1])
+
+    def test_what_is_no_index_is_refused(self, tmp_path):
+        (tmp_path / "index.faiss").write_bytes(b"no index at all, but long enough to be read as one")
+        with pytest.raises(PlaceDatabaseError, match="cannot be read as a faiss index"):
+            DescriptorIndex.load(tmp_path / "index.faiss")
+        with pytest.raises(PlaceDatabaseError, match="cannot be read as a faiss index"):
+            DescriptorIndex.load(tmp_path / "missing.faiss")
+
+
+class TestChooseKind:
+    @pytest.mark.parametrize(
+        ("num_rows", "memory_bytes", "kind"),
+        [
+            (100_000, None, "flat"),
+            (100_001, None, "hnsw"),
+            (10_000, 30_000_000, "ivf-sq"),  # 41 MB flat; 10 MB in bytes
+            (1_000_000, 5_000_000_000, "hnsw"),  # 4.1 GB and 0.3 GB of links
+            (1_000_000, 2_000_000_000, "ivf-sq"),
+            (1_000_000, 500_000_000, "ivf-pq"),
+        ],
+    )
+    def test_the_most_exact_that_fits_is_chosen(self, num_rows, memory_bytes, kind):
+        assert choose_kind(num_rows, 1024, memory_bytes) == kind

@@ -1,0 +1,240 @@
+"""Place databases: what is stored, how an interrupted build goes on, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+
+from selavpr_peft.errors import PlaceDatabaseError
+from selavpr_peft.matching import quantize_local_features
+from selavpr_peft.modeling.preprocessing import Preprocessing
+from selavpr_peft.retrieval import PlaceDatabase, place_database
+from selavpr_peft.retrieval.encoding import encode_places
+from selavpr_peft.retrieval.sharded_array import ShardedArray
+from tests.retrieval.conftest import make_model
+
+
+@pytest.fixture(autouse=True)
+def _small_steps(monkeypatch):
+    monkeypatch.setattr(place_database, "STEP_IMAGES", 4)
+
+
+def described(model, places):
+    """Descriptors and local features of all places, made at once."""
+    batches = list(encode_places(model, places, Preprocessing(image_size=(56, 70)), batch_size=4))
+    return (
+        torch.cat([batch.global_descriptors for batch in batches]),
+        torch.cat([batch.local_features for batch in batches]),
+    )
+
+
+def damage(photographs, number):
+    (photographs / f"{number}.png").write_bytes(b"no picture")
+
+
+class TestBuild:
+    @pytest.mark.parametrize("local_dtype", place_database.STORED_DTYPES)
+    def test_what_is_stored_is_what_the_model_says(self, model, places, tmp_path, local_dtype):
+        database = PlaceDatabase.build(model, places, tmp_path / "db", local_dtype=local_dtype, batch_size=4)
+        descriptors, features = described(model, places)
+        assert len(database) == 10
+        assert np.array_equal(ShardedArray(tmp_path / "db" / "descriptors").read_all(), descriptors.numpy())
+        rows = np.array([9, 0, 5])
+        expected = quantize_local_features(features[rows], local_dtype)
+        assert torch.equal(database.local_features(rows), expected)
+        assert database.local_dtype == local_dtype
+
+    def test_every_column_is_kept_and_the_image_is_a_path(self, model, places, photographs, tmp_path):
+        database = PlaceDatabase.build(model, places, tmp_path / "db")
+        assert database.places[3] == {
+            "image": str(photographs / "3.png"),
+            "key": "place 3",
+            "frame": 3,
+            "latitude": 66.003,
+            "longitude": -18.0,
+            "street": "Aðalgata",
+        }
+
+    def test_a_folder_of_places_is_built_from(self, model, photographs, tmp_path):
+        lines = [f"{number}.png,{'day' if number < 6 else 'night'},{number}" for number in range(10)]
+        (photographs / "places.csv").write_text("\n".join(["image,traverse,frame", *lines]) + "\n")
+        database = PlaceDatabase.build(model, f"{photographs}:day", tmp_path / "db")
+        assert database.places["key"][:] == [f"{number}.png" for number in range(6)]
+
+    def test_images_that_cannot_be_read_are_left_out_and_named(self, model, places, photographs, tmp_path):
+        for number in (2, 4, 5, 6, 7):  # a whole step among them
+            damage(photographs, number)
+        database = PlaceDatabase.build(model, places, tmp_path / "db")
+        assert database.places["frame"][:] == [0, 1, 3, 8, 9]
+        assert database.manifest["unreadable_images"] == [f"place {n}" for n in (2, 4, 5, 6, 7)]
+        assert len(database.local_features(np.arange(5))) == 5
+
+    def test_without_a_readable_image_there_is_no_database(self, model, places, photographs, tmp_path):
+        for number in range(10):
+            damage(photographs, number)
+        with pytest.raises(PlaceDatabaseError, match="None of the 10 images can be read"):
+            PlaceDatabase.build(model, places, tmp_path / "db")
+
+    def test_an_empty_table_is_refused(self, model, places, tmp_path):
+        with pytest.raises(ValueError, match="at least one image, got none"):
+            PlaceDatabase.build(model, places.select([]), tmp_path / "db")
+        assert not (tmp_path / "db").exists()
+
+    def test_a_model_without_local_head_gives_a_database_for_retrieval_alone(self, places, tmp_path):
+        database = PlaceDatabase.build(make_model(use_local_head=False), places, tmp_path / "db")
+        assert len(database) == 10
+        assert not database.has_local_features
+
+    def test_an_unknown_form_is_refused(self, model, places, tmp_path):
+        with pytest.raises(ValueError, match="local_dtype must be one of 'float32', .* got 'bfloat16'"):
+            PlaceDatabase.build(model, places, tmp_path / "db", local_dtype="bfloat16")
+
+
+def content(folder):
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+class TestInterruption:
+    @pytest.mark.parametrize("at_image", [1, 5, 9])
+    def test_a_build_goes_on_after_its_last_step_and_ends_the_same(
+        self, model, places, tmp_path, monkeypatch, at_image
+    ):
+        PlaceDatabase.build(model, places, tmp_path / "whole", batch_size=4)
+        encode, described_rows = place_database.encode_places, []
+
+        def fail(model, part, preprocessing, **options):
+            if at_image in part["frame"][:]:
+                raise KeyboardInterrupt
+            return encode(model, part, preprocessing, **options)
+
+        with monkeypatch.context() as context:
+            context.setattr(place_database, "encode_places", fail)
+            with pytest.raises(KeyboardInterrupt):
+                PlaceDatabase.build(model, places, tmp_path / "db", batch_size=4)
+        with pytest.raises(PlaceDatabaseError, match="is not complete; run the same build again"):
+            PlaceDatabase.open(tmp_path / "db")
+
+        def note(model, part, preprocessing, **options):
+            described_rows.extend(part["frame"][:])
+            return encode(model, part, preprocessing, **options)
+
+        monkeypatch.setattr(place_database, "encode_places", note)
+        PlaceDatabase.build(model, places, tmp_path / "db", batch_size=4)
+        assert described_rows == list(range(at_image // 4 * 4, 10))
+        assert content(tmp_path / "db") == content(tmp_path / "whole")
+
+    @pytest.mark.parametrize("missing", ["rows", "local_features"])
+    def test_a_step_that_was_half_written_is_done_again(self, model, places, tmp_path, missing):
+        PlaceDatabase.build(model, places, tmp_path / "whole", batch_size=4)
+        database = PlaceDatabase.build(model, places, tmp_path / "db", batch_size=4)
+        manifest = database.manifest | {"is_complete": False}
+        (database.folder / "manifest.json").write_text(json.dumps(manifest))
+        for name in {"rows", missing}:  # rows are written last, so they are missing in any case
+            (database.folder / name / "00002.crc.npy").unlink()
+        PlaceDatabase.build(model, places, tmp_path / "db", batch_size=4)
+        assert content(tmp_path / "db") == content(tmp_path / "whole")
+
+    def test_a_full_disk_stops_the_build_and_room_lets_it_go_on(self, model, places, tmp_path, monkeypatch):
+        append, appended = ShardedArray.append, []
+
+        def fill(self, rows):
+            appended.append(len(rows))
+            if len(appended) == 5:
+                raise OSError(28, "No space left on device")
+            append(self, rows)
+
+        with monkeypatch.context() as context:
+            context.setattr(ShardedArray, "append", fill)
+            with pytest.raises(OSError, match="No space left"):
+                PlaceDatabase.build(model, places, tmp_path / "db")
+        assert len(PlaceDatabase.build(model, places, tmp_path / "db")) == 10
+
+    def test_building_a_complete_database_again_does_nothing(self, model, places, tmp_path, monkeypatch):
+        PlaceDatabase.build(model, places, tmp_path / "db")
+        monkeypatch.setattr(place_database, "encode_places", None)
+        assert len(PlaceDatabase.build(model, places, tmp_path / "db")) == 10
+
+
+class TestRefusals:
+    @pytest.fixture
+    def database(self, model, places, tmp_path):
+        return PlaceDatabase.build(model, places, tmp_path / "db")
+
+    def test_another_adapter_is_refused(self, database):
+        other = make_model(seed=1)
+        with pytest.raises(PlaceDatabaseError, match="was built with another adapter; load the model"):
+            database.check_model(other)
+
+    def test_another_backbone_is_refused(self, database, model):
+        with torch.no_grad():
+            next(p for name, p in model.named_parameters() if "sela_" not in name and "vpr_head" not in name).add_(1)
+        with pytest.raises(PlaceDatabaseError, match="was built with another backbone;"):
+            database.check_model(model)
+
+    @pytest.mark.parametrize(
+        ("settings", "name"),
+        [
+            ({"image_size": (56, 84)}, "preprocessing"),
+            ({"resize": "official"}, "preprocessing"),
+            ({"position_interpolation": "official"}, "position interpolation"),
+        ],
+    )
+    def test_other_settings_are_refused(self, database, settings, name):
+        with pytest.raises(PlaceDatabaseError, match=f"was built with another {name};"):
+            database.check_model(make_model(**settings))
+
+    def test_the_model_it_was_built_with_is_taken(self, database, model, tmp_path):
+        database.check_model(model)
+        model.save_pretrained(tmp_path / "adapter")
+        again = make_model(seed=1)
+        again.load_adapter(tmp_path / "adapter", adapter_name="again")
+        again.set_adapter("again")
+        database.check_model(again.eval())
+
+    def test_a_folder_with_other_places_is_not_built_into(self, database, model, places):
+        with pytest.raises(PlaceDatabaseError, match="holds a database with another places; name another folder"):
+            PlaceDatabase.build(model, places.select(range(9)), database.folder)
+        with pytest.raises(PlaceDatabaseError, match="another local_dtype"):
+            PlaceDatabase.build(model, places, database.folder, local_dtype="int8")
+
+    def test_a_folder_of_other_things_is_not_built_into(self, model, places, photographs):
+        with pytest.raises(PlaceDatabaseError, match=r"is no place database but holds \['0.png'"):
+            PlaceDatabase.build(model, places, photographs)
+
+    def test_a_second_builder_is_refused(self, model, places, tmp_path):
+        (tmp_path / "db").mkdir()
+        with (
+            FileLock(tmp_path / "db" / ".lock"),
+            pytest.raises(PlaceDatabaseError, match="is being built by another process"),
+        ):
+            PlaceDatabase.build(model, places, tmp_path / "db")
+
+    def test_a_folder_without_a_database_is_named(self, tmp_path):
+        with pytest.raises(PlaceDatabaseError, match="is no place database: it has no manifest.json"):
+            PlaceDatabase.open(tmp_path)
+
+    @pytest.mark.parametrize("text", ["", "{", "[]", "{}"])
+    def test_a_damaged_manifest_is_named(self, database, text):
+        (database.folder / "manifest.json").write_text(text)
+        with pytest.raises(PlaceDatabaseError, match=r"manifest\.json cannot be read"):
+            PlaceDatabase.open(database.folder)
+
+    def test_a_later_version_is_refused(self, database):
+        (database.folder / "manifest.json").write_text(json.dumps(database.manifest | {"schema_version": 2}))
+        with pytest.raises(PlaceDatabaseError, match="schema version 2, and this release reads 1"):
+            PlaceDatabase.open(database.folder)
+
+    def test_an_index_of_another_size_is_refused(self, database):
+        (database.folder / "manifest.json").write_text(json.dumps(database.manifest | {"num_places": 11}))
+        with pytest.raises(PlaceDatabaseError, match="10 places and an index of 10, but its manifest says 11"):
+            PlaceDatabase.open(database.folder)
+
+    def test_damaged_features_are_named_by_place(self, database):
+        path = database.folder / "local_features" / "00000.npy"
+        path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+        found = list(PlaceDatabase.open(database.folder).damaged_places())
+        assert [key for key, _ in found] == ["place 3" if place_database.STEP_IMAGES == 4 else "place 9"]
+        assert "00000.npy is damaged" in found[0][1]

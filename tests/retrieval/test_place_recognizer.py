@@ -1,0 +1,160 @@
+"""Recognising places: the ranking is that of both stages done by hand, and senseless questions are refused."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from selavpr_peft.errors import PlaceDatabaseError, UnreadableImageError
+from selavpr_peft.matching import count_mutual_matches, quantize_local_features, rerank
+from selavpr_peft.modeling.preprocessing import Preprocessing, read_image
+from selavpr_peft.retrieval import PlaceDatabase, PlaceRecognizer
+from selavpr_peft.retrieval.place_recognizer import distances_m
+from tests.retrieval.conftest import make_model
+
+
+@pytest.fixture
+def database(model, places, tmp_path):
+    return PlaceDatabase.build(model, places, tmp_path / "db")
+
+
+@pytest.fixture
+def recognizer(model, database):
+    return PlaceRecognizer(model, database)
+
+
+@pytest.fixture
+def darkened(photographs, tmp_path):
+    """Place 7, darker."""
+    path = tmp_path / "query.png"
+    Image.open(photographs / "7.png").point(lambda value: value // 2).save(path)
+    return path
+
+
+class TestRecognize:
+    def test_a_darker_picture_of_a_place_is_recognised(self, recognizer, darkened, photographs):
+        best = recognizer.recognize(darkened)[0]
+        assert (best.key, best.row, best.image) == ("place 7", 7, str(photographs / "7.png"))
+        assert best.coordinates == {"latitude": 66.007, "longitude": -18.0, "frame": 7}
+        assert best.columns["street"] == "Aðalgata"
+        assert best.num_matches > 10
+        assert -1 <= best.score <= 1
+
+    @torch.inference_mode()
+    @pytest.mark.parametrize("local_dtype", ["float32", "int8", "binary"])
+    def test_the_ranking_is_that_of_both_stages_done_by_hand(self, model, places, darkened, tmp_path, local_dtype):
+        database = PlaceDatabase.build(model, places, tmp_path / "db", local_dtype=local_dtype)
+        found = PlaceRecognizer(model, database).recognize(darkened, top_k=8, rerank_num=5)
+        prepare = Preprocessing(image_size=(56, 70))
+        pictures = [darkened, *(image["path"] for image in places.cast_column("image", undecoded())["image"])]
+        output = model(pixel_values=torch.stack([prepare(read_image(path)) for path in pictures]))
+        scores = output.global_descriptors[1:] @ output.global_descriptors[0]
+        order = scores.argsort(descending=True)
+        forms = quantize_local_features(output.local_features, local_dtype)
+        counts = count_mutual_matches(forms[0], forms[1:][order[:5]])
+        expected = [*rerank(counts, order[:5]).tolist(), *order[5:8].tolist()]
+        assert [place.row for place in found] == expected
+        assert sorted(place.num_matches for place in found[:5]) == sorted(counts.tolist())
+        assert [place.num_matches for place in found[5:]] == [None] * 3
+        assert [place.score for place in found] == pytest.approx(scores[expected].tolist(), abs=1e-5)
+
+    def test_several_pictures_are_answered_in_their_order(self, recognizer, photographs):
+        images = [photographs / "3.png", str(photographs / "1.png"), Image.open(photographs / "8.png")]
+        found = recognizer.recognize(images, top_k=1, batch_size=2)
+        assert [[place.key for place in places] for places in found] == [["place 3"], ["place 1"], ["place 8"]]
+
+    def test_no_pictures_get_no_answers(self, recognizer):
+        assert recognizer.recognize([]) == []
+
+    def test_more_places_than_there_are_gives_all(self, recognizer, darkened):
+        found = recognizer.recognize(darkened, top_k=99, rerank_num=200)
+        assert sorted(place.row for place in found) == list(range(10))
+
+    def test_without_re_ranking_the_order_is_that_of_similarity(self, recognizer, darkened):
+        found = recognizer.recognize(darkened, rerank_num=0)
+        assert [place.num_matches for place in found] == [None] * 10
+        scores = [place.score for place in found]
+        assert scores == sorted(scores, reverse=True)
+
+    def test_a_model_without_local_head_retrieves(self, places, darkened, tmp_path):
+        model = make_model(use_local_head=False)
+        recognizer = PlaceRecognizer(model, PlaceDatabase.build(model, places, tmp_path / "db"))
+        found = recognizer.recognize(darkened)
+        assert [place.num_matches for place in found] == [None] * 10
+        with pytest.raises(ValueError, match="no local head"):
+            recognizer.match(darkened, found[0])
+
+    def test_only_places_near_a_point_are_considered(self, recognizer, darkened):
+        found = recognizer.recognize(darkened, near=(66.002, -18.0), radius_m=120)  # places are 111 m apart
+        assert sorted(place.row for place in found) == [1, 2, 3]
+        assert recognizer.recognize(darkened, near=(0.0, 0.0), radius_m=1000) == []
+
+
+class TestMatch:
+    def test_matches_lie_in_both_pictures(self, recognizer, photographs, tmp_path):
+        Image.open(photographs / "7.png").resize((168, 120), Image.Resampling.BICUBIC).save(tmp_path / "larger.png")
+        points = recognizer.match(tmp_path / "larger.png", recognizer.recognize(photographs / "7.png")[0])
+        assert len(points.query_points_px) == len(points.database_points_px) == len(points.similarities) > 10
+        for found, size in ((points.query_points_px, [168, 120]), (points.database_points_px, [84, 60])):
+            assert (found > 0).all()
+            assert (found < size).all()
+        distances = np.linalg.norm(points.query_points_px - 2 * points.database_points_px, axis=1)
+        assert np.median(distances) < 1  # the pictures show the same, one twice as large
+
+    def test_a_picture_that_was_moved_is_named(self, recognizer, darkened, photographs):
+        best = recognizer.recognize(darkened)[0]
+        (photographs / "7.png").rename(photographs / "moved.png")
+        with pytest.raises(UnreadableImageError, match=r"7\.png"):
+            recognizer.match(darkened, best)
+
+
+class TestRefusals:
+    def test_a_model_that_did_not_build_the_database_is_refused(self, database):
+        with pytest.raises(PlaceDatabaseError, match="was built with another adapter"):
+            PlaceRecognizer(make_model(seed=1), database)
+
+    def test_what_is_no_picture_is_named(self, recognizer, tmp_path):
+        (tmp_path / "notes.txt").write_text("no picture")
+        with pytest.raises(UnreadableImageError, match=r"notes\.txt"):
+            recognizer.recognize(tmp_path / "notes.txt")
+
+    @pytest.mark.parametrize("numbers", [{"top_k": 0}, {"rerank_num": -1}])
+    def test_numbers_out_of_range_are_refused(self, recognizer, darkened, numbers):
+        with pytest.raises(ValueError, match="top_k must be at least 1 and rerank_num at least 0"):
+            recognizer.recognize(darkened, **numbers)
+
+    @pytest.mark.parametrize("half", [{"near": (66.0, -18.0)}, {"radius_m": 10.0}])
+    def test_half_a_neighbourhood_is_refused(self, recognizer, darkened, half):
+        with pytest.raises(ValueError, match="near and radius_m must be given together"):
+            recognizer.recognize(darkened, **half)
+
+    def test_nearness_needs_coordinates(self, model, places, darkened, tmp_path):
+        database = PlaceDatabase.build(model, places.remove_columns("latitude"), tmp_path / "db")
+        with pytest.raises(ValueError, match="needs a database with the columns 'latitude' and 'longitude'"):
+            PlaceRecognizer(model, database).recognize(darkened, near=(66.0, -18.0), radius_m=10.0)
+
+    def test_damaged_features_of_a_candidate_are_named(self, recognizer, darkened):
+        path = recognizer.database.folder / "local_features" / "00000.npy"
+        content = bytearray(path.read_bytes())
+        content[200] ^= 1
+        path.write_bytes(content)
+        with pytest.raises(PlaceDatabaseError, match=r"00000\.npy is damaged"):
+            PlaceRecognizer(recognizer.model, PlaceDatabase.open(path.parent.parent)).recognize(darkened)
+
+
+class TestDistances:
+    def test_golden_cases(self):
+        # a degree of latitude is 2 pi R / 360 = 111195 m; a degree of longitude at 60 degrees north is half of it
+        found = distances_m(np.array([1.0, 60.0, 0.0]), np.array([0.0, 1.0, 180.0]), (0.0, 0.0))
+        assert found[0] == pytest.approx(111_195, abs=1)
+        assert found[2] == pytest.approx(np.pi * 6_371_008.8, abs=1)
+        assert distances_m(np.array([60.0]), np.array([1.0]), (60.0, 0.0))[0] == pytest.approx(55_597, abs=3)
+
+    def test_the_shortest_way_may_cross_the_date_line(self):
+        assert distances_m(np.array([0.0]), np.array([179.5]), (0.0, -179.5))[0] == pytest.approx(111_195, abs=1)
+
+
+def undecoded():
+    from datasets import Image as ImageColumn
+
+    return ImageColumn(decode=False)
