@@ -135,14 +135,20 @@ def evaluation_pairs(arguments: argparse.Namespace) -> dict[str, tuple[Any, Any,
         )
         for query, base in (("night_right", "day_right"), ("night_right", "day_left"), ("day_left", "day_right"))
     }
+    corridor = corridor_places()
+    if corridor is not None:
+        pairs["corridor query->ref"] = (*corridor, CORRIDOR_RADIUS_FRAMES)
+    return pairs if not arguments.only_main else dict([next(iter(pairs.items()))])
+
+
+def corridor_places() -> tuple[Any, Any] | None:
+    """Queries and database of the corridor in the shared material; None, and a line that says so, without it."""
     shared = Path(os.environ.get("SELAVPR_SHARED_DIR", Path(__file__).parent.parent.parent / "shared"))
     corridor = shared / "data" / "corridor"
-    if corridor.is_dir():
-        places = [read_place_table(f"{corridor}:{traverse}") for traverse in ("query", "ref")]
-        pairs["corridor query->ref"] = (places[0], places[1], CORRIDOR_RADIUS_FRAMES)
-    else:
+    if not corridor.is_dir():
         print(f"corridor is left out: there is no {corridor}")
-    return pairs if not arguments.only_main else dict([next(iter(pairs.items()))])
+        return None
+    return read_place_table(f"{corridor}:query"), read_place_table(f"{corridor}:ref")
 
 
 def evaluate(model: PeftModel, queries: Any, database: Any, radius: int) -> TwoStageResult:

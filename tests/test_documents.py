@@ -1,6 +1,7 @@
 """The Python in README and docs runs as printed, links lead somewhere, and shell commands exist."""
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -42,3 +43,12 @@ def test_every_make_target_that_is_mentioned_exists():
     for document in DOCUMENTS:
         for target in re.findall(r"(?:^|`)make ([a-z-]+)", document.read_text(), re.MULTILINE):
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{document.name}: make {target}"
+
+
+def test_tables_of_results_are_those_of_the_files():
+    tables = runpy.run_path(str(REPOSITORY / "benchmarks" / "tables.py"))
+    marked = [document for document in DOCUMENTS if "<!-- table:" in document.read_text()]
+    assert marked
+    for document in marked:
+        text = document.read_text()
+        assert tables["with_tables"](text) == text, f"run python benchmarks/tables.py for {document.name}"

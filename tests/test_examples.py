@@ -13,6 +13,7 @@ ANNOUNCED = {
     "adapt_a_backbone": r"^saved and loaded: same descriptors$",
     "evaluate_places": r"^re-ranked R@1 (0\.\d\d|1\.00)  R@5",
     "train_on_your_city": r"^unseen places: retrieval R@1 \d\.\d\d before, \d\.\d\d after training$",
+    "index_and_query": r"^the query was taken at day/\d{4}\.jpg$",
     "match_two_images": r"^[1-9]\d* mutual matches$",
 }
 

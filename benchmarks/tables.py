@@ -1,0 +1,185 @@
+"""Write the tables of results into the documents, so that no number is typed by hand.
+
+    python benchmarks/tables.py
+
+A document says `<!-- table: NAME -->`, and everything from there to `<!-- end -->` is made from results/NAME.json.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "results"
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+Report = dict[str, Any]
+
+
+def real_photos(report: Report) -> str:
+    """Recall before and after training, mean of the seeds."""
+    rows = [["night_right → day_right, ± 3 frames", "untrained", *_mean_recalls(report, "untrained")]]
+    rows += [["", "**trained**", *_mean_recalls(report, "trained")]]
+    runs = list(report["seeds"].values())
+    radius = {"corridor query->ref": "± 2 frames, a place never trained on"}
+    for name in runs[0]["others"]:
+        for state in ("untrained", "trained"):
+            cells = [
+                " / ".join(
+                    _percent(sum(run["others"][name][state][stage][n] for run in runs) / len(runs)) for n in "15"
+                )
+                for stage in ("retrieval", "reranked")
+            ]
+            label = f"{name.replace('->', ' → ')}, {radius.get(name, '± 3 frames')}" if state == "untrained" else ""
+            rows.append([label, "**trained**" if state == "trained" else state, *cells])
+    return _table(["", "", "retrieval R@1 / R@5", "re-ranked (top 20) R@1 / R@5"], rows) + _paired(runs)
+
+
+def real_photos_short(report: Report) -> str:
+    """The main rows of the same."""
+    rows = [
+        ["untrained", *_mean_recalls(report, "untrained")],
+        ["**trained on 100 other places of the walk**", *_mean_recalls(report, "trained")],
+    ]
+    return _table(["Recall in %, mean of three seeds", "retrieval R@1 / R@5", "re-ranked (top 20) R@1 / R@5"], rows)
+
+
+def training_cost(report: Report) -> str:
+    """Times and memory beside the plain side."""
+    rows = []
+    for work, sides in report["work"].items():
+        for side, row in sides.items():
+            low, _, high = row["quartiles_s"]
+            rows.append(
+                [
+                    work if side == "plain" else "",
+                    side,
+                    f"{row['median_s']:.2f} s ({low:.2f}-{high:.2f})",
+                    f"{row['times_faster']:.2f} x",
+                    f"{row['extra_memory_bytes'] / 1e6:.0f} MB",
+                    f"{row['memory_share']:.2f}",
+                ]
+            )
+    bytes_per_image = report["mining_bytes_per_image"]
+    ratio = bytes_per_image["plain"] / bytes_per_image["ours"]
+    kept = (
+        f"Kept per mined image: {bytes_per_image['ours']:,} bytes instead of {bytes_per_image['plain']:,},"
+        f" {ratio:.0f} times less."
+    )
+    header = ["work", "side", "median (quartiles)", "faster", "extra memory", "of plain"]
+    return _table(header, rows) + f"\n{kept} {_where(report)}\n"
+
+
+def matching(report: Report) -> str:
+    """Every way of re-ranking beside the plain one."""
+    rows = [
+        [
+            path,
+            f"{row['milliseconds_per_candidate']:.1f} ms",
+            f"{row['ratio_to_plain']:.2f} x",
+            f"{row['extra_bytes'] / 1e6:.0f} MB",
+            f"{100 * row['share_of_matrix_rate']:.0f} %",
+            "equal" if row["counts_equal"] else _change(row),
+        ]
+        for path, row in report["paths"].items()
+    ]
+    header = ["path", "per candidate", "faster", "extra memory", "of the matrix rate", "counts"]
+    rates = ", ".join(f"{rate:.0f} G/s in {dtype}" for dtype, rate in report["matrix_rate_gflops"].items())
+    return _table(header, rows) + f"\nMatrix rate: {rates}. {_where(report)}\n"
+
+
+def ablation(report: Report) -> str:
+    """What each part contributes."""
+    rows = []
+    for name, row in report["variants"].items():
+        cells = [_recalls(row.get(stage, {})) for stage in ("retrieval", "reranked")]
+        rows.append([name, *cells, f"{row['trained_parameters'] / 1e6:.2f} M"])
+    return _table(["", "retrieval R@1 / R@5", "re-ranked R@1 / R@5", "trained parameters"], rows)
+
+
+TABLES: dict[str, Callable[[Report], str]] = {
+    "real_photos": real_photos,
+    "real_photos_short": real_photos_short,
+    "training_cost": training_cost,
+    "matching": matching,
+    "ablation": ablation,
+    "quantised_recall": quantised_recall,
+}
+SOURCES = {"real_photos_short": "real_photos"}
+
+
+def with_tables(text: str) -> str:
+    """Put the current tables into a document's text."""
+
+    def make(match: re.Match[str]) -> str:
+        name = match[2]
+        report = json.loads((RESULTS / f"{SOURCES.get(name, name)}.json").read_text())
+        return f"{match[1]}\n{TABLES[name](report)}\n{match[3]}"
+
+    return MARKED.sub(make, text)
+
+
+def _mean_recalls(report: Report, state: str) -> list[str]:
+    return [_recalls(report["mean"][state][stage]) for stage in ("retrieval", "reranked")]
+
+
+def _recalls(recalls: dict[str, float]) -> str:
+    return " / ".join(_percent(recalls[n]) for n in "15") if recalls else "none"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _paired(runs: list[Report]) -> str:
+    """Say how many queries were won and lost at rank 1, seed by seed."""
+    lines = []
+    for name in runs[0]["paired"]:
+        counts = ", ".join(
+            f"+{run['paired'][name]['reranked']['won']} -{run['paired'][name]['reranked']['lost']}" for run in runs
+        )
+        lines.append(f"- {name.replace('->', ' → ')}: {counts}")
+    return "\nQueries won and lost at rank 1 after re-ranking, seed by seed:\n\n" + "\n".join(lines) + "\n"
+
+
+def quantised_recall(report: Report) -> str:
+    """What smaller forms change on real photographs."""
+    rows = [
+        [
+            name,
+            f"{row['bytes_per_image'] / 1e6:.2f} MB",
+            *(str(row["changed"][state]) for state in ("one pass", "two passes")),
+        ]
+        for name, row in report["forms"].items()
+    ]
+    header = ["form", "per image", "queries changed in one pass", "in two passes"]
+    return _table(header, rows) + f"\nOf {report['num_queries']} queries. {_where(report)}\n"
+
+
+def _change(row: Report) -> str:
+    change = row.get("mean_count_change")
+    return "exact for the best ten" if change is None else f"{100 * change:.1f} % off on average"
+
+
+def _where(report: Report) -> str:
+    return (
+        f"{report['device']}, {report['threads']} threads, PyTorch {report['torch']}, commit {report['commit'][:7]}."
+    )
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def main() -> None:
+    """Rewrite the documents."""
+    for document in DOCUMENTS:
+        document.write_text(with_tables(document.read_text()))
+
+
+if __name__ == "__main__":
+    main()
