@@ -13,7 +13,7 @@ BIN := .venv/bin
 OLDEST := .venv-oldest/bin
 RUNTIME_TYPE_CHECKS := --jaxtyping-packages=selavpr_peft,beartype.beartype
 
-.PHONY: demo test test-fast test-oldest lint types contract check clean
+.PHONY: demo test test-fast test-oldest benchmarks lint types contract check clean
 
 demo: .venv/.demo-ready
 	$(BIN)/selavpr demo $(if $(DATA),--data $(DATA)) $(if $(BACKBONE),--backbone $(BACKBONE)) $(DEMO_ARGS)
@@ -28,7 +28,7 @@ test-fast: .venv/.ready
 	$(BIN)/pytest $(RUNTIME_TYPE_CHECKS) -m "not slow and not real" $(PYTEST_ARGS)
 
 test-oldest: .venv-oldest/.ready
-	$(OLDEST)/pytest $(PYTEST_ARGS) tests/tuner tests/modeling tests/hub tests/data tests/evaluation tests/cli tests/training tests/test_losses.py
+	$(OLDEST)/pytest $(PYTEST_ARGS) tests/tuner tests/modeling tests/hub tests/data tests/evaluation tests/retrieval tests/cli tests/training tests/test_losses.py
 
 lint: .venv/.ready
 	$(BIN)/ruff format --check .
@@ -42,6 +42,19 @@ contract: .venv/.ready
 	$(BIN)/lint-imports
 
 check: lint types contract
+
+# An hour on two cores that do nothing else; DATA and BACKBONE as for the demo.
+benchmarks: .venv/.ready
+	$(BIN)/python benchmarks/matching.py --json benchmarks/results/matching.json
+	$(BIN)/python benchmarks/training_cost.py --backbone $(BACKBONE) --json benchmarks/results/training_cost.json
+	$(BIN)/python benchmarks/real_photos.py --data $(DATA) --backbone $(BACKBONE) --train-frames 0-99 \
+		--query-frames 103-139 --database-frames 0-139 --seeds 1,2,3 --save benchmarks/adapters \
+		--json benchmarks/results/real_photos.json
+	$(BIN)/python benchmarks/quantised_recall.py --data $(DATA) --backbone $(BACKBONE) \
+		--adapter benchmarks/adapters/seed-1 --json benchmarks/results/quantised_recall.json
+	$(BIN)/python benchmarks/ablation.py --data $(DATA) --backbone $(BACKBONE) --train-frames 0-99 \
+		--query-frames 103-139 --database-frames 0-139 --json benchmarks/results/ablation.json
+	$(BIN)/python benchmarks/tables.py
 
 # The demo needs no development tools; an environment made by `make test` serves it too.
 .venv/.demo-ready: pyproject.toml .ci/install

@@ -112,7 +112,9 @@ def _check_comparable(query: Tensor, candidate: Tensor) -> None:
 
 
 def _not_finite(query: Tensor, candidate: Tensor) -> ValueError:
-    name = "database image" if query.isfinite().all() else "query"
+    damaged = [name for name, rows in (("query", query), ("database image", candidate)) if not rows.isfinite().all()]
+    if not damaged:
+        return ValueError("Similarities of local features are too large for float32; features must be unit vectors.")
     return ValueError(
-        f"The local features of the {name} hold NaN or infinity; check its pixels and the model's weights."
+        f"The local features of the {damaged[0]} hold NaN or infinity; check its pixels and the model's weights."
     )

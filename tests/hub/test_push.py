@@ -115,7 +115,7 @@ class TestModelPush:
         assert pulled.stdout.strip() == "same", pulled.stderr
 
     def test_a_server_that_fails_once_is_asked_again(self, run, server):
-        server.failures.append((r"/lfs/", 503))
+        server.failures.append((r"^/lfs/", 503))
         pushed = run(PUSH)
         assert pushed.returncode == 0, pushed.stderr
         assert "adapter_model.safetensors" in server.repositories["me/plain"]

@@ -165,6 +165,10 @@ class TestMutualMatches:
         with pytest.raises(ValueError, match=f"features of the {name} hold NaN or infinity; check"):
             mutual_matches(*maps)
 
+    def test_features_too_large_to_be_compared_are_refused(self):
+        with pytest.raises(ValueError, match="too large for float32; features must be unit vectors"):
+            mutual_matches(torch.full((2, 4), 1e30), torch.full((3, 4), 1e30))
+
     def test_different_numbers_of_channels_are_refused(self):
         with pytest.raises(
             ValueError, match=r"same number of channels.* got 4 .* for the query and 5 .* same adapter"
