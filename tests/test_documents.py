@@ -48,7 +48,6 @@ def test_every_make_target_that_is_mentioned_exists():
 def test_tables_of_results_are_those_of_the_files():
     tables = runpy.run_path(str(REPOSITORY / "benchmarks" / "tables.py"))
     marked = [document for document in DOCUMENTS if "<!-- table:" in document.read_text()]
-    assert marked
     for document in marked:
         text = document.read_text()
         assert tables["with_tables"](text) == text, f"run python benchmarks/tables.py for {document.name}"

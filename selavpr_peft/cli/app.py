@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import selavpr_peft
-from selavpr_peft.cli import convert, demo, evaluate, index, query, train
+from selavpr_peft.cli import bench, convert, demo, evaluate, index, query, train
 
 
 def _help_of(command: Callable[..., None]) -> str:
@@ -28,6 +28,7 @@ app = typer.Typer(
 app.command(name="evaluate", help=_help_of(evaluate.evaluate))(evaluate.evaluate)
 app.command(name="index", help=_help_of(index.index))(index.index)
 app.command(name="query", help=_help_of(query.query))(query.query)
+app.command(name="bench", help=_help_of(bench.bench))(bench.bench)
 app.command(name="convert", help=_help_of(convert.convert))(convert.convert)
 app.command(name="train", help=_help_of(train.train))(train.train)
 app.command(name="demo", help=_help_of(demo.demo))(demo.demo)
