@@ -100,6 +100,20 @@ def ablation(report: Report) -> str:
     return _table(["", "retrieval R@1 / R@5", "re-ranked R@1 / R@5", "trained parameters"], rows)
 
 
+def quantised_recall(report: Report) -> str:
+    """What smaller forms change on real photographs."""
+    rows = [
+        [
+            name,
+            f"{row['bytes_per_image'] / 1e6:.2f} MB",
+            *(str(row["changed"][state]) for state in ("one pass", "two passes")),
+        ]
+        for name, row in report["forms"].items()
+    ]
+    header = ["form", "per image", "queries changed in one pass", "in two passes"]
+    return _table(header, rows) + f"\nOf {report['num_queries']} queries. {_where(report)}\n"
+
+
 TABLES: dict[str, Callable[[Report], str]] = {
     "real_photos": real_photos,
     "real_photos_short": real_photos_short,
@@ -143,20 +157,6 @@ def _paired(runs: list[Report]) -> str:
         )
         lines.append(f"- {name.replace('->', ' → ')}: {counts}")
     return "\nQueries won and lost at rank 1 after re-ranking, seed by seed:\n\n" + "\n".join(lines) + "\n"
-
-
-def quantised_recall(report: Report) -> str:
-    """What smaller forms change on real photographs."""
-    rows = [
-        [
-            name,
-            f"{row['bytes_per_image'] / 1e6:.2f} MB",
-            *(str(row["changed"][state]) for state in ("one pass", "two passes")),
-        ]
-        for name, row in report["forms"].items()
-    ]
-    header = ["form", "per image", "queries changed in one pass", "in two passes"]
-    return _table(header, rows) + f"\nOf {report['num_queries']} queries. {_where(report)}\n"
 
 
 def _change(row: Report) -> str:
