@@ -166,7 +166,7 @@ def _change(row: Report) -> str:
 
 def _where(report: Report) -> str:
     return (
-        f"{report['device']}, {report['threads']} threads, PyTorch {report['torch']}, commit {report['commit'][:7]}."
+        f"{report['device']}, {report['threads']} threads, PyTorch {report['torch']}."
     )
 
 
