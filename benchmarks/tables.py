@@ -165,9 +165,7 @@ def _change(row: Report) -> str:
 
 
 def _where(report: Report) -> str:
-    return (
-        f"{report['device']}, {report['threads']} threads, PyTorch {report['torch']}."
-    )
+    return f"{report['device']}, {report['threads']} threads, PyTorch {report['torch']}."
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:
