@@ -165,10 +165,9 @@ def evaluate(model: PeftModel, queries: Any, database: Any, radius: int) -> TwoS
 
 
 def shares(result: TwoStageResult) -> dict[str, Any]:
-    """Recall@N of both stages."""
-    assert result.reranked is not None
-    stages = {"retrieval": result.retrieval, "reranked": result.reranked}
-    return {stage: {str(n): share for n, share in recalls.items()} for stage, recalls in stages.items()}
+    """Recall@N of both stages, as the evaluation report has it; of retrieval alone without a local head."""
+    report = result.as_report({})
+    return {stage: report[stage] for stage in ("retrieval", "reranked") if stage in report}
 
 
 def paired(before: TwoStageResult, after: TwoStageResult) -> dict[str, dict[str, int]]:
