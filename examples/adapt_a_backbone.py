@@ -33,7 +33,7 @@ model.print_trainable_parameters()
 
 # 2. Turn pictures into network input as the adapter's configuration says.
 config = model.active_peft_config
-preprocess = Preprocessing(image_size=config.image_size, resize=config.resize)
+preprocess = Preprocessing.of(config)
 pixel_values = torch.stack([preprocess(draw_view(7, traverse)) for traverse in ("day", "night")])
 
 # 3. Describe them: one global descriptor each, and dense local features.

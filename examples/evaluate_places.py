@@ -34,7 +34,7 @@ else:
 
 # 3. Both stages. Every query's own place, and nothing else, counts as found.
 config = model.active_peft_config
-preprocessing = Preprocessing(image_size=config.image_size, resize=config.resize)
+preprocessing = Preprocessing.of(config)
 result = evaluate_two_stage(model, queries, database, preprocessing, positive_radius=0, rerank_num=10)
 
 # 4. Recall@N: the share of queries with a positive among the first N.

@@ -33,7 +33,7 @@ model = (
     else adapt_freshly(toy_backbone(), SelaConfig(), seed=0)
 )
 config = model.active_peft_config
-preprocess = Preprocessing(image_size=config.image_size, resize=config.resize)
+preprocess = Preprocessing.of(config)
 with torch.no_grad():
     features = model(pixel_values=torch.stack([preprocess(first), preprocess(second)])).local_features
 

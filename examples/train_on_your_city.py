@@ -42,7 +42,7 @@ else:
 def recall() -> float:
     """Share of unseen queries whose first retrieved image shows their place."""
     config = model.active_peft_config
-    preprocessing = Preprocessing(image_size=config.image_size, resize=config.resize)
+    preprocessing = Preprocessing.of(config)
     result = evaluate_two_stage(model.eval(), queries, database, preprocessing, positive_radius=0, rerank_num=5)
     return result.retrieval[1]
 

@@ -31,6 +31,20 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, all of it or nothing.
+
+    Args:
+        path: Final name.
+        text: What to write.
+    """
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    write_atomically(path, write)
+
+
 @contextmanager
 def folder_written_at_once(folder: Path) -> Iterator[Path]:
     """Give a temporary folder that takes the name `folder` when the block ends, and vanishes when it fails.

@@ -14,9 +14,7 @@ def bench(
     adapter: options.Adapter = None,
     num_places: Annotated[int, typer.Option(help="Places in the index that is searched.", min=1)] = 1000,
     rerank_num: options.RerankNum = 100,
-    local_dtype: Annotated[
-        str, typer.Option(help="Form of the local features: float32, float16, int8 or binary.")
-    ] = "float16",
+    local_dtype: options.LocalDType = "float16",
     repeats: Annotated[int, typer.Option(help="How often every stage is timed.", min=1)] = 20,
     dtype: options.DType = "float32",
     device: options.Device = "auto",
@@ -34,12 +32,10 @@ def bench(
     quiet_host_libraries()
     import torch
 
-    from selavpr_peft.hub.loading import load_adapted_model
     from selavpr_peft.retrieval.latency import measure_latencies
 
-    model = load_adapted_model(backbone, adapter, dtype=getattr(torch, dtype), seed=seed)
     found = measure_latencies(
-        model.to(options.pick_device(device)),
+        options.load_model(backbone, adapter, dtype=dtype, device=device, seed=seed),
         num_places=num_places,
         rerank_num=rerank_num,
         local_dtype=local_dtype,

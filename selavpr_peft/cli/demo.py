@@ -69,7 +69,7 @@ def demo(
     radius = positive_radius if positive_radius is not None else 0.0 if is_city else 3.0
     model = _load_model(backbone, adapter, seed, is_city)
     config = model.active_peft_config
-    preprocessing = Preprocessing(image_size=config.image_size, resize=config.resize)
+    preprocessing = Preprocessing.of(config)
 
     def locate(model: "PeftModel") -> "TwoStageResult":
         return evaluate_two_stage(

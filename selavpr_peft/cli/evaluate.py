@@ -43,23 +43,19 @@ def evaluate(
     """
     options.check_dtype(dtype)
     quiet_host_libraries()
-    import torch
-
     from selavpr_peft.data.place_table import parse_frames, read_place_table
     from selavpr_peft.evaluation.evaluator import evaluate_two_stage
-    from selavpr_peft.hub.loading import load_adapted_model
     from selavpr_peft.modeling.preprocessing import Preprocessing
 
     database_places = read_place_table(database, frames=parse_frames(database_frames))
     query_places = read_place_table(queries, frames=parse_frames(query_frames))
-    place = options.pick_device(device)
-    model = load_adapted_model(backbone, adapter, dtype=getattr(torch, dtype), seed=seed).to(place)
+    model = options.load_model(backbone, adapter, dtype=dtype, device=device, seed=seed)
     config = model.active_peft_config
     result = evaluate_two_stage(
         model,
         query_places,
         database_places,
-        Preprocessing(image_size=config.image_size, resize=config.resize),
+        Preprocessing.of(config),
         positive_radius=positive_radius,
         rerank_num=rerank_num,
         batch_size=batch_size,

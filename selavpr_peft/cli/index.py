@@ -14,9 +14,7 @@ def index(
     backbone: options.Backbone,
     output: Annotated[Path, typer.Option(help="Folder for the place database.", show_default=False)],
     adapter: options.Adapter = None,
-    local_dtype: Annotated[
-        str, typer.Option(help="Form of the stored local features: float32, float16, int8 or binary.")
-    ] = "float16",
+    local_dtype: options.LocalDType = "float16",
     kind: Annotated[
         str | None, typer.Option(help="Index: flat, hnsw, ivf-sq or ivf-pq; by default chosen by size.")
     ] = None,
@@ -37,14 +35,10 @@ def index(
     """
     options.check_dtype(dtype)
     quiet_host_libraries()
-    import torch
-
-    from selavpr_peft.hub.loading import load_adapted_model
     from selavpr_peft.retrieval import PlaceDatabase
 
-    model = load_adapted_model(backbone, adapter, dtype=getattr(torch, dtype), seed=seed)
     built = PlaceDatabase.build(
-        model.to(options.pick_device(device)),
+        options.load_model(backbone, adapter, dtype=dtype, device=device, seed=seed),
         database,
         output,
         local_dtype=local_dtype,

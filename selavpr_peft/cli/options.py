@@ -1,8 +1,11 @@
 """Options that several commands share, with the same words everywhere."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 Backbone = Annotated[str, typer.Option(help="Hub id or folder of the frozen backbone.", show_default=False)]
 Adapter = Annotated[
@@ -24,6 +27,7 @@ Strict = Annotated[bool, typer.Option("--strict", help="Stop at an image that ca
 Json = Annotated[
     str | None, typer.Option("--json", help="Write the results to this file; - is standard output.", metavar="PATH")
 ]
+LocalDType = Annotated[str, typer.Option(help="Form of the local features: float32, float16, int8 or binary.")]
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -58,3 +62,24 @@ def pick_device(name: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from error
     return name
+
+
+def load_model(backbone: str, adapter: str | None, *, dtype: str, device: str, seed: int) -> "PeftModel":
+    """Load the model that the options of these names describe, on its device.
+
+    Args:
+        backbone: Hub id or folder.
+        adapter: Hub id or folder; None for a fresh one.
+        dtype: One of DTYPES.
+        device: As given by the user; checked before anything is loaded.
+        seed: Seed of a fresh adapter.
+
+    Raises:
+        ValueError: If the device cannot be used.
+    """
+    import torch
+
+    from selavpr_peft.hub.loading import load_adapted_model
+
+    place = pick_device(device)
+    return load_adapted_model(backbone, adapter, dtype=getattr(torch, dtype), seed=seed).to(place)

@@ -36,9 +36,9 @@ def write_json(report: Mapping[str, Any], path: str) -> None:
     if path == "-":
         typer.echo(text)
         return
-    from selavpr_peft.files import write_atomically
+    from selavpr_peft.files import write_text_atomically
 
-    write_atomically(Path(path), lambda temporary: _write_text(temporary, text))
+    write_text_atomically(Path(path), text + "\n")
 
 
 def quiet_host_libraries() -> None:
@@ -48,7 +48,3 @@ def quiet_host_libraries() -> None:
 
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text + "\n", encoding="utf-8")

@@ -36,14 +36,10 @@ def query(
     """
     options.check_dtype(dtype)
     quiet_host_libraries()
-    import torch
-
-    from selavpr_peft.hub.loading import load_adapted_model
     from selavpr_peft.retrieval import PlaceDatabase, PlaceRecognizer
 
     opened = PlaceDatabase.open(database)
-    model = load_adapted_model(backbone, adapter, dtype=getattr(torch, dtype), seed=seed)
-    recognizer = PlaceRecognizer(model.to(options.pick_device(device)), opened)
+    recognizer = PlaceRecognizer(options.load_model(backbone, adapter, dtype=dtype, device=device, seed=seed), opened)
     found = recognizer.recognize(images, top_k=top_k, rerank_num=rerank_num, near=near, radius_m=radius_m)
     if json != "-":
         typer.echo("\n\n".join(_sentence(image, places) for image, places in zip(images, found, strict=True)))

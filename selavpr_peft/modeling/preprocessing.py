@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,6 +43,15 @@ class Preprocessing:
         """Check the mode."""
         if self.resize not in MODES:
             raise ValueError(f"resize must be one of {', '.join(map(repr, MODES))}, got {self.resize!r}.")
+
+    @classmethod
+    def of(cls, config: Any) -> "Preprocessing":
+        """Give the preprocessing an adapter was trained with.
+
+        Args:
+            config: Its `SelaConfig`.
+        """
+        return cls(image_size=config.image_size, resize=config.resize)
 
     def __call__(self, image: Image.Image) -> Float[Tensor, "3 H W"]:
         """Give the ImageNet-normalised tensor of one picture.

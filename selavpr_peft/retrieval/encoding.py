@@ -67,16 +67,15 @@ def encode_places(
     """
     images = _Images(places, preprocessing)
     loader = torch.utils.data.DataLoader(images, batch_size, num_workers=num_workers, collate_fn=list)
-    device = next(model.parameters()).device
     with tqdm(total=len(images), desc=description, unit="image") as progress:
         for items in loader:
             readable = [item for item in items if item.pixel_values is not None]
             unreadable = {item.row: item.error for item in items if item.pixel_values is None}
             _report(unreadable, is_strict)
             if readable:
-                pixel_values = torch.stack([item.pixel_values for item in readable]).to(device)
+                pixel_values = torch.stack([item.pixel_values for item in readable])
                 rows = [item.row for item in readable]
-                descriptors, features = _describe(model, pixel_values)
+                descriptors, features = describe(model, pixel_values)
                 _check_finite(descriptors, features, rows, places)
                 yield EncodedBatch(
                     rows=rows, global_descriptors=descriptors, local_features=features, unreadable=unreadable
@@ -148,8 +147,19 @@ def _report(unreadable: dict[int, str], is_strict: bool) -> None:
 
 
 @torch.inference_mode()
-def _describe(model: nn.Module, pixel_values: Tensor) -> tuple[Tensor, Tensor | None]:
-    output = model(pixel_values=pixel_values)
+def describe(
+    model: nn.Module, pixel_values: Float[Tensor, "B 3 H W"]
+) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B h w C"] | None]:
+    """Describe prepared images on the model's device.
+
+    Args:
+        model: An adapted backbone in evaluation mode.
+        pixel_values: Images by `Preprocessing`, on any device.
+
+    Returns:
+        Global descriptors and local features on the CPU; None for the latter without a local head.
+    """
+    output = model(pixel_values=pixel_values.to(next(model.parameters()).device))
     features = output.local_features
     return output.global_descriptors.cpu(), None if features is None else features.cpu()
 

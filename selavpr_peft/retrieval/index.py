@@ -1,8 +1,9 @@
 """Search global descriptors with faiss."""
 
-import faiss
 import numpy as np
 from jaxtyping import Float, Int
+
+from selavpr_peft.retrieval.descriptor_index import DescriptorIndex
 
 
 def search_exact(
@@ -18,7 +19,4 @@ def search_exact(
     Returns:
         Database rows, most similar first.
     """
-    index = faiss.IndexFlatIP(database_descriptors.shape[1])
-    index.add(np.ascontiguousarray(database_descriptors))
-    _, rows = index.search(np.ascontiguousarray(query_descriptors), min(num_candidates, len(database_descriptors)))
-    return rows
+    return DescriptorIndex.build(database_descriptors).search(query_descriptors, num_candidates)[1]

@@ -15,6 +15,7 @@ from PIL import Image
 from selavpr_peft.matching import count_mutual_matches, quantize_local_features
 from selavpr_peft.modeling.preprocessing import Preprocessing
 from selavpr_peft.retrieval.descriptor_index import DescriptorIndex, choose_kind
+from selavpr_peft.retrieval.encoding import describe
 
 PICTURE_SIZE_PX = (640, 480)
 
@@ -74,17 +75,15 @@ def measure_latencies(
         seed: Determines the noise.
     """
     config = model.active_peft_config
-    prepare = Preprocessing(image_size=config.image_size, resize=config.resize)
+    prepare = Preprocessing.of(config)
     rng = np.random.default_rng(seed)
     width, height = PICTURE_SIZE_PX
     picture = Image.fromarray(rng.integers(0, 256, size=(height, width, 3), dtype=np.uint8))
-    device = next(model.parameters()).device
 
-    def describe() -> tuple[torch.Tensor, torch.Tensor | None]:
-        output = model(pixel_values=prepare(picture)[None].to(device))
-        return output.global_descriptors.cpu(), None if output.local_features is None else output.local_features.cpu()
+    def extract() -> tuple[torch.Tensor, torch.Tensor | None]:
+        return describe(model, prepare(picture)[None])
 
-    descriptor, features = describe()
+    descriptor, features = extract()
     places = rng.normal(size=(num_places, descriptor.shape[1])).astype(np.float32)
     places /= np.linalg.norm(places, axis=1, keepdims=True)
     kind = choose_kind(*places.shape)
@@ -94,7 +93,7 @@ def measure_latencies(
         _time(
             "extraction",
             f"a picture of {width}x{height} at {prepare.image_size[0]}x{prepare.image_size[1]}",
-            describe,
+            extract,
             repeats,
         ),
         _time("search", f"{num_places} places, {kind}", lambda: index.search(query, rerank_num), repeats),

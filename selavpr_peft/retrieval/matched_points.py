@@ -5,10 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from peft import PeftModel
+from PIL import Image
 from torch import Tensor
 
 from selavpr_peft.matching import mutual_matches
 from selavpr_peft.modeling.local_head import location_centres_px
+from selavpr_peft.modeling.preprocessing import Preprocessing
+from selavpr_peft.retrieval.encoding import describe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +55,29 @@ def match_points(
         query_points_px=_points_px(matches[:, 0], query_features, query_size, input_size, patch_size),
         database_points_px=_points_px(matches[:, 1], database_features, database_size, input_size, patch_size),
         similarities=(query * database).sum(dim=1).numpy(),
+    )
+
+
+def match_pictures(
+    model: PeftModel, preprocessing: Preprocessing, query: Image.Image, database: Image.Image
+) -> MatchedPoints | None:
+    """Describe two pictures and match them; None for a model without local head.
+
+    Args:
+        model: A model with a SelaVPR adapter, in evaluation mode.
+        preprocessing: How the pictures become network input.
+        query: RGB picture.
+        database: RGB picture.
+    """
+    _, features = describe(model, torch.stack([preprocessing(image) for image in (query, database)]))
+    if features is None:
+        return None
+    return match_points(
+        *features,
+        query_size=query.size,
+        database_size=database.size,
+        input_size=preprocessing.image_size,
+        patch_size=model.active_peft_config.backbone_patch_size,
     )
 
 

@@ -16,7 +16,6 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ from tqdm.auto import tqdm
 from selavpr_peft.data.loading import DATABASE, load_places
 from selavpr_peft.data.schema import IMAGE, KEY
 from selavpr_peft.errors import PlaceDatabaseError
-from selavpr_peft.files import write_atomically
+from selavpr_peft.files import write_atomically, write_text_atomically
 from selavpr_peft.matching import quantize_local_features
 from selavpr_peft.modeling.preprocessing import Preprocessing
 from selavpr_peft.retrieval.descriptor_index import DescriptorIndex, choose_kind
@@ -201,12 +200,11 @@ class PlaceDatabase:
 def _describe_settings(model: PeftModel) -> dict[str, Any]:
     """Name everything that a description depends on."""
     config = model.active_peft_config
-    preprocessing = Preprocessing(image_size=config.image_size, resize=config.resize)
     return {
         "backbone": backbone_fingerprint(model),
         "adapter": adapter_fingerprint(model),
         "position_interpolation": config.position_interpolation,
-        "preprocessing": json.loads(json.dumps(asdict(preprocessing))),
+        "preprocessing": {"image_size": list(config.image_size), "resize": config.resize},
     }
 
 
@@ -255,9 +253,8 @@ def _describe_steps(
     done = rows.num_shards  # written last in a step
     kept = sum(size > 0 for size in rows.shard_sizes)
     descriptors.truncate(kept)
-    features.truncate(min(kept, features.num_shards))
-    config = model.active_peft_config
-    preprocessing = Preprocessing(image_size=config.image_size, resize=config.resize)
+    features.truncate(kept)
+    preprocessing = Preprocessing.of(model.active_peft_config)
     starts = range(done * STEP_IMAGES, len(table), STEP_IMAGES)
     for start in tqdm(starts, desc="building", unit=f"{STEP_IMAGES} images", initial=done, total=done + len(starts)):
         part = table.select(range(start, min(start + STEP_IMAGES, len(table))))
@@ -297,12 +294,7 @@ def _finish(folder: Path, table: Dataset, manifest: dict[str, Any], index_kind: 
 
 
 def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(folder / "manifest.json", lambda temporary: _write_text(temporary, text))
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    write_text_atomically(folder / "manifest.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from selavpr_peft.data.schema import IMAGE, KEY
 from selavpr_peft.errors import UnreadableImageError
 from selavpr_peft.matching import count_mutual_matches, quantize_local_features, rerank
 from selavpr_peft.modeling.preprocessing import as_rgb, read_image
-from selavpr_peft.retrieval.matched_points import MatchedPoints, match_points
+from selavpr_peft.retrieval.encoding import describe
+from selavpr_peft.retrieval.matched_points import MatchedPoints, match_pictures
 from selavpr_peft.retrieval.place_database import PlaceDatabase
 
 EARTH_RADIUS_M = 6_371_008.8
@@ -120,22 +121,16 @@ class PlaceRecognizer:
         """
         if place.image is None:
             raise UnreadableImageError(f"The database does not know where the image of {place.key} is.")
-        query, found = _read(image), _read(place.image)
-        _, features = self._describe([query, found])
-        if features is None:
+        points = match_pictures(self.model, self.database.preprocessing, _read(image), _read(place.image))
+        if points is None:
             raise ValueError("The model has no local head, so there is nothing to match.")
-        return match_points(
-            *features,
-            query_size=query.size,
-            database_size=found.size,
-            input_size=self.database.preprocessing.image_size,
-            patch_size=self.model.active_peft_config.backbone_patch_size,
-        )
+        return points
 
     def _recognize_batch(
         self, images: Sequence[Picture], top_k: int, rerank_num: int, is_allowed: np.ndarray | None
     ) -> list[list[RecognizedPlace]]:
-        descriptors, features = self._describe([_read(image) for image in images])
+        prepare = self.database.preprocessing
+        descriptors, features = describe(self.model, torch.stack([prepare(_read(image)) for image in images]))
         if not self.database.has_local_features or features is None:
             rerank_num = 0
         scores, rows = self.database.index.search(descriptors.numpy(), max(top_k, rerank_num), is_allowed)
@@ -171,13 +166,6 @@ class PlaceRecognizer:
             num_matches=num_matches,
             columns=columns,
         )
-
-    @torch.inference_mode()
-    def _describe(self, images: list[Image.Image]) -> tuple[Float[Tensor, "B D"], Tensor | None]:
-        pixel_values = torch.stack([self.database.preprocessing(image) for image in images])
-        output = self.model(pixel_values=pixel_values.to(next(self.model.parameters()).device))
-        features = output.local_features
-        return output.global_descriptors.float().cpu(), None if features is None else features.cpu()
 
     def _near(self, near: Point | None, radius_m: float | int | None) -> Bool[np.ndarray, " N"] | None:
         if near is None and radius_m is None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from selavpr_peft.data.schema import KEY, positions
-from selavpr_peft.files import write_atomically
+from selavpr_peft.files import write_text_atomically
 from selavpr_peft.training.places import TrainingPlaces
 
 STATE_NAME = "mining_state.json"
@@ -35,12 +35,7 @@ def write_mining_state(folder: Path, state: dict[str, Any]) -> None:
         folder: Folder of the checkpoint, everything else already in it.
         state: What mining must know to go on, as plain numbers.
     """
-    text = json.dumps(state)
-
-    def write(path: Path) -> None:
-        path.write_text(text, encoding="utf-8")
-
-    write_atomically(folder / STATE_NAME, write)
+    write_text_atomically(folder / STATE_NAME, json.dumps(state))
 
 
 def read_mining_state(folder: Path, fingerprint: str) -> dict[str, Any]:

@@ -113,7 +113,7 @@ class SelaTrainer(Trainer):
             query_weights=self._weights(query_weights, splits[QUERIES], args.mining),
         )
         check_minable(self.places, self.mining)
-        self.preprocessing = Preprocessing(image_size=config.image_size, resize=config.resize)
+        self.preprocessing = Preprocessing.of(config)
         self.loss = SelaLoss(args.global_margin, args.local_margin, args.local_weight)
         self.negative_cache = NegativeCache()
         self.sampler: MinedBatchSampler | None = None

@@ -2,14 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
-import torch
 from datasets import Dataset
 from peft import PeftModel
-from PIL import Image
-from torch import Tensor
 
 from selavpr_peft.modeling.preprocessing import Preprocessing, as_rgb
-from selavpr_peft.retrieval.matched_points import MatchedPoints, match_points
+from selavpr_peft.retrieval.matched_points import match_pictures
 from selavpr_peft.visualization.matches import draw_recognition
 
 if TYPE_CHECKING:
@@ -45,7 +42,7 @@ def draw_query_result(
         images,
         labels=[f"{rank}. {database[r]['key']}" for rank, r in enumerate(rows, start=1)],
         are_correct=[r in result.positives[row] for r in rows],
-        matches=_match(model, preprocessing, query_image, images[0]) if images else None,
+        matches=match_pictures(model, preprocessing, query_image, images[0]) if images else None,
     )
 
 
@@ -59,27 +56,3 @@ def _telling_query(result: Any) -> int:
     found = [row for row, now in enumerate(after) if now]
     readable = [row for row, rows in enumerate(result.predictions) if (rows >= 0).any()]
     return next(iter([*gained, *found, *readable]), 0)
-
-
-def _match(
-    model: PeftModel, preprocessing: Preprocessing, query_image: Image.Image, database_image: Image.Image
-) -> MatchedPoints | None:
-    """Match two pictures; None for a model without local head."""
-    features = _local_features(model, preprocessing, [query_image, database_image])
-    if features is None:
-        return None
-    return match_points(
-        *features,
-        query_size=query_image.size,
-        database_size=database_image.size,
-        input_size=preprocessing.image_size,
-        patch_size=model.active_peft_config.backbone_patch_size,
-    )
-
-
-@torch.inference_mode()
-def _local_features(model: PeftModel, preprocessing: Preprocessing, images: list[Image.Image]) -> Tensor | None:
-    device = next(model.parameters()).device
-    pixel_values = torch.stack([preprocessing(image) for image in images]).to(device)
-    features = model(pixel_values=pixel_values).local_features
-    return None if features is None else features.cpu()

@@ -2,10 +2,10 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
-from selavpr_peft.cli import printing
 from selavpr_peft.cli.printing import recall_table
 from selavpr_peft.evaluation import evaluator
 from tests.cli.test_app import selavpr_process
@@ -83,13 +83,13 @@ class TestReport:
         assert "re-ranked (top 100)" in run.out
 
     def test_a_file_is_never_half_written(self, evaluate, tmp_path, monkeypatch):
-        def run_out_of_space(path, text):
-            path.write_text(text[:20])
+        def run_out_of_space(path, text, **options):
+            path.write_bytes(text[:20].encode())
             raise OSError("No space left on device")
 
         path = tmp_path / "result.json"
         path.write_text("from yesterday")
-        monkeypatch.setattr(printing, "_write_text", run_out_of_space)
+        monkeypatch.setattr(Path, "write_text", run_out_of_space)
         run = evaluate("--json", path)
         assert (run.code, run.err.splitlines()[-1]) == (2, "Error: No space left on device")
         assert path.read_text() == "from yesterday"
