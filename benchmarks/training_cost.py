@@ -24,6 +24,7 @@ from torch import Tensor
 
 from selavpr_peft.hub.loading import adapt_freshly, load_backbone
 from selavpr_peft.losses import SelaLoss
+from selavpr_peft.modeling.packed_linear import packed_weights
 from selavpr_peft.tuner.config import SelaConfig
 from selavpr_peft.tuner.layer import global_descriptors_only
 
@@ -143,6 +144,7 @@ def mining(side: str, backbone: str) -> Callable[[], None]:
             torch.inference_mode(),
             torch.autocast("cpu", dtype=torch.bfloat16, enabled=side == "ours, bf16 autocast"),
             nullcontext() if side == "plain" else global_descriptors_only(model),
+            nullcontext() if side == "plain" else packed_weights(model),  # each run pays for packing
         ):
             for _ in range(4):
                 describe()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from selavpr_peft.errors import UnreadableImageError
+from selavpr_peft.modeling.packed_linear import packed_weights
 from selavpr_peft.modeling.preprocessing import Preprocessing, read_image
 
 logger = logging.getLogger(__name__)
@@ -49,6 +50,9 @@ def encode_places(
 ) -> Iterator[EncodedBatch]:
     """Describe the images of a table in its order, with a progress bar.
 
+    Meanwhile the model runs on packed weights (modeling/packed_linear.py): until the last batch has been taken it is
+    for inference only.
+
     Args:
         model: An adapted backbone in evaluation mode.
         places: Table with a column `image`.
@@ -67,7 +71,7 @@ def encode_places(
     """
     images = _Images(places, preprocessing)
     loader = torch.utils.data.DataLoader(images, batch_size, num_workers=num_workers, collate_fn=list)
-    with tqdm(total=len(images), desc=description, unit="image") as progress:
+    with packed_weights(model), tqdm(total=len(images), desc=description, unit="image") as progress:
         for items in loader:
             readable = [item for item in items if item.pixel_values is not None]
             unreadable = {item.row: item.error for item in items if item.pixel_values is None}
