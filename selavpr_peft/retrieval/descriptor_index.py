@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 
 from selavpr_peft.errors import PlaceDatabaseError
 from selavpr_peft.files import write_atomically
+from selavpr_peft.retrieval.index_reach import set_reach
 
 FLAT, HNSW, IVF_SQ, IVF_PQ = "flat", "hnsw", "ivf-sq", "ivf-pq"
 KINDS = (FLAT, HNSW, IVF_SQ, IVF_PQ)
@@ -16,12 +17,15 @@ FLAT_ROWS = 100_000
 """Up to here an exact search takes milliseconds and `choose_kind` takes it."""
 
 HNSW_LINKS = 32
-HNSW_SEARCH_WIDTH = 128
-CELLS_SEARCHED = 32
+SAMPLES_PER_CELL = 64
+"""Rows that place a cell. faiss would take 256, four times as long, for the same recall (benchmarks/search.py)."""
 
 
 def choose_kind(num_rows: int, num_channels: int, memory_bytes: int | None = None) -> str:
-    """Choose an index by size and memory: the most exact one that fits.
+    """Choose an index by size and memory: the most exact one that fits and is built in minutes.
+
+    A graph ("hnsw") is never chosen: building it takes ten times as long as cells of bytes ("ivf-sq"), which
+    find as much as fast (docs/performance.md).
 
     Args:
         num_rows: Database images.
@@ -32,8 +36,6 @@ def choose_kind(num_rows: int, num_channels: int, memory_bytes: int | None = Non
     budget = float("inf") if memory_bytes is None else memory_bytes
     if num_rows <= FLAT_ROWS and flat_bytes <= budget:
         return FLAT
-    if flat_bytes + 8 * HNSW_LINKS * num_rows <= budget:
-        return HNSW
     return IVF_SQ if flat_bytes / 4 + 16 * num_rows <= budget else IVF_PQ
 
 
@@ -54,7 +56,9 @@ class DescriptorIndex:
 
     @classmethod
     def build(cls, descriptors: Float[np.ndarray, "N D"], kind: str = FLAT) -> "DescriptorIndex":
-        """Index descriptors.
+        """Index descriptors, and set an approximate index to find 99 % of what an exact one finds.
+
+        How far it has to look is measured (index_reach.py). Codes too coarse for that are searched as far as it helps.
 
         Args:
             descriptors: Unit vectors, float32; their order is that of the rows.
@@ -75,9 +79,12 @@ class DescriptorIndex:
         }
         index = faiss.index_factory(num_channels, names[kind], faiss.METRIC_INNER_PRODUCT)
         descriptors = np.ascontiguousarray(descriptors)
+        if isinstance(index, faiss.IndexIVF):
+            index.cp.max_points_per_centroid = SAMPLES_PER_CELL
         if not index.is_trained:
             index.train(descriptors)
         index.add(descriptors)
+        set_reach(index, descriptors)
         return cls(index)
 
     def add(self, descriptors: Float[np.ndarray, "N D"]) -> None:
@@ -146,7 +153,7 @@ def _num_codes(num_channels: int) -> int:
 def _search_parameters(index: faiss.Index, selector: faiss.IDSelector | None, num_found: int) -> Any:
     swig: Any = faiss  # its stubs know neither these classes nor their arguments
     if isinstance(index, faiss.IndexHNSW):
-        return swig.SearchParametersHNSW(sel=selector, efSearch=max(HNSW_SEARCH_WIDTH, 2 * num_found))
+        return swig.SearchParametersHNSW(sel=selector, efSearch=max(index.hnsw.efSearch, 2 * num_found))
     if isinstance(index, faiss.IndexIVF):
-        return swig.SearchParametersIVF(sel=selector, nprobe=min(CELLS_SEARCHED, index.nlist))
+        return swig.SearchParametersIVF(sel=selector, nprobe=index.nprobe)
     return swig.SearchParameters(sel=selector)
