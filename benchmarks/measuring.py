@@ -61,14 +61,25 @@ def environment() -> dict[str, Any]:
     }
 
 
+def held_bytes(name: str) -> int:
+    """Read what this process holds (VmRSS) or has held at most (VmHWM)."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) * 1024
+
+
+def restart_peak() -> None:
+    """Let the peak (VmHWM) start again at what this process holds now."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
 def _measure_memory(connection: Connection, make: Make, side: str, *arguments: Any) -> None:
     """Send how far the peak of this process lies above what it held before."""
     run = make(side, *arguments)
     run()  # what libraries set up at the first time is nobody's cost
-    before = _held_bytes("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # start the peak anew
+    before = held_bytes("VmRSS")
+    restart_peak()
     run()
-    connection.send(_held_bytes("VmHWM") - before)
+    connection.send(held_bytes("VmHWM") - before)
 
 
 def _measure_times(connection: Connection, make: Make, side: str, *arguments: Any) -> None:
@@ -79,12 +90,6 @@ def _measure_times(connection: Connection, make: Make, side: str, *arguments: An
         start = time.perf_counter()
         run()
         connection.send(time.perf_counter() - start)
-
-
-def _held_bytes(name: str) -> int:
-    """Read what this process holds (VmRSS) or has held at most (VmHWM)."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
-    return int(line.split()[1]) * 1024
 
 
 def _start(work: Callable[..., None], *arguments: Any) -> tuple[Connection, BaseProcess]:

@@ -10,6 +10,7 @@ the ten best compared again in float32 (two passes).
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,17 @@ from selavpr_peft.retrieval.encoding import encode_places
 from selavpr_peft.retrieval.index import search_exact
 
 FORMS = ("float16", "int8", "binary")
+
+
+def evaluated_pairs(data: str) -> Iterator[tuple[Any, Any, list[np.ndarray]]]:
+    """Give queries, database and the database rows that are right for each query."""
+    night, left, right = (read_place_table(f"{data}:{name}") for name in ("night_right", "day_left", "day_right"))
+    pairs = [(night, right, RADIUS_FRAMES), (left, right, RADIUS_FRAMES)]
+    corridor = corridor_places()
+    if corridor is not None:
+        pairs.append((*corridor, CORRIDOR_RADIUS_FRAMES))
+    for queries, database, radius in pairs:
+        yield queries, database, positives_within(positions(queries), positions(database), radius)
 
 
 def describe(model: torch.nn.Module, places: Any) -> tuple[np.ndarray, Tensor]:
@@ -58,14 +70,8 @@ def main() -> None:
     parser.add_argument("--json")
     arguments = parser.parse_args()
     model = load_adapted_model(arguments.backbone, arguments.adapter)
-    gardens = [read_place_table(f"{arguments.data}:{name}") for name in ("night_right", "day_left", "day_right")]
-    pairs = [(gardens[0], gardens[2], RADIUS_FRAMES), (gardens[1], gardens[2], RADIUS_FRAMES)]
-    corridor = corridor_places()
-    if corridor is not None:
-        pairs.append((*corridor, CORRIDOR_RADIUS_FRAMES))
     hits: dict[tuple[str, str], list[bool]] = {}
-    for queries, database, radius in pairs:
-        positives = positives_within(positions(queries), positions(database), radius)
+    for queries, database, positives in evaluated_pairs(arguments.data):
         (query_descriptors, query_features), (descriptors, features) = (
             describe(model, table) for table in (queries, database)
         )

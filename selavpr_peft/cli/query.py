@@ -19,6 +19,10 @@ def query(
     adapter: options.Adapter = None,
     top_k: Annotated[int, typer.Option(help="Places listed for each photograph.", min=1)] = 5,
     rerank_num: Annotated[int, typer.Option(help="Candidates re-ranked by local features; 0 for none.", min=0)] = 100,
+    rerank_window: Annotated[
+        float | None,
+        typer.Option(help="Re-rank only candidates whose similarity lies within this of the best one's.", min=0),
+    ] = None,
     near: Annotated[
         tuple[float, float] | None,
         typer.Option(help="Look around this latitude and longitude only.", metavar="LAT LON"),
@@ -40,7 +44,9 @@ def query(
 
     opened = PlaceDatabase.open(database)
     recognizer = PlaceRecognizer(options.load_model(backbone, adapter, dtype=dtype, device=device, seed=seed), opened)
-    found = recognizer.recognize(images, top_k=top_k, rerank_num=rerank_num, near=near, radius_m=radius_m)
+    found = recognizer.recognize(
+        images, top_k=top_k, rerank_num=rerank_num, rerank_window=rerank_window, near=near, radius_m=radius_m
+    )
     if json != "-":
         typer.echo("\n\n".join(_sentence(image, places) for image, places in zip(images, found, strict=True)))
     if json is not None:

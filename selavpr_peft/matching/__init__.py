@@ -2,7 +2,7 @@
 
 from selavpr_peft.matching.mutual_neighbours import count_mutual_matches, mutual_matches
 from selavpr_peft.matching.quantisation import LOCAL_DTYPES, fastest_local_dtype, quantize_local_features
-from selavpr_peft.matching.ranking import rerank
+from selavpr_peft.matching.ranking import num_in_doubt, rerank
 from selavpr_peft.matching.two_pass import rerank_in_two_passes
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "count_mutual_matches",
     "fastest_local_dtype",
     "mutual_matches",
+    "num_in_doubt",
     "quantize_local_features",
     "rerank",
     "rerank_in_two_passes",

@@ -1,7 +1,7 @@
 """Tell where photographs were taken: retrieve candidates from a place database, then re-rank them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from selavpr_peft.data.schema import IMAGE, KEY
 from selavpr_peft.errors import UnreadableImageError
-from selavpr_peft.matching import count_mutual_matches, quantize_local_features, rerank
+from selavpr_peft.matching import count_mutual_matches, num_in_doubt, quantize_local_features, rerank
 from selavpr_peft.modeling.preprocessing import as_rgb, read_image
 from selavpr_peft.retrieval.encoding import describe
 from selavpr_peft.retrieval.matched_points import MatchedPoints, match_pictures
@@ -52,6 +52,16 @@ class RecognizedPlace:
         return {name: self.columns[name] for name in names if self.columns.get(name) is not None}
 
 
+@dataclass(frozen=True)
+class _Question:
+    """What is asked about every photograph of a call."""
+
+    top_k: int
+    rerank_num: int
+    rerank_window: float | int | None
+    is_allowed: Bool[np.ndarray, " N"] | None
+
+
 class PlaceRecognizer:
     """Locates photographs in a database.
 
@@ -75,6 +85,7 @@ class PlaceRecognizer:
         *,
         top_k: int = 10,
         rerank_num: int = 100,
+        rerank_window: float | int | None = None,
         near: Point | None = None,
         radius_m: float | int | None = None,
         batch_size: int = 16,
@@ -85,6 +96,8 @@ class PlaceRecognizer:
             images: A photograph or several: paths or Pillow images.
             top_k: Places wanted; fewer where the database has fewer.
             rerank_num: Candidates of retrieval that are re-ranked by their local features; 0 for none.
+            rerank_window: Re-rank only candidates whose score lies within this of the best one's, and none where the
+                best is alone in that; None for all `rerank_num`.
             near: Latitude and longitude in degrees around which to look; needs `radius_m`, and a database with the
                 columns `latitude` and `longitude`.
             radius_m: Distance from `near` in metres up to which a place is considered.
@@ -100,12 +113,14 @@ class PlaceRecognizer:
         """
         if top_k < 1 or rerank_num < 0:
             raise ValueError(f"top_k must be at least 1 and rerank_num at least 0, got {top_k} and {rerank_num}.")
-        is_allowed = self._near(near, radius_m)
+        if rerank_window is not None and not rerank_window >= 0:
+            raise ValueError(f"rerank_window must be a difference of scores of 0 or more, got {rerank_window}.")
+        ask = _Question(top_k, rerank_num, rerank_window, self._near(near, radius_m))
         if isinstance(images, str | Path | Image.Image):
-            return self._recognize_batch([images], top_k, rerank_num, is_allowed)[0]
+            return self._recognize_batch([images], ask)[0]
         ranked = []
         for start in range(0, len(images), batch_size):
-            ranked += self._recognize_batch(images[start : start + batch_size], top_k, rerank_num, is_allowed)
+            ranked += self._recognize_batch(images[start : start + batch_size], ask)
         return ranked
 
     def match(self, image: Picture, place: RecognizedPlace) -> MatchedPoints:
@@ -126,34 +141,34 @@ class PlaceRecognizer:
             raise ValueError("The model has no local head, so there is nothing to match.")
         return points
 
-    def _recognize_batch(
-        self, images: Sequence[Picture], top_k: int, rerank_num: int, is_allowed: np.ndarray | None
-    ) -> list[list[RecognizedPlace]]:
+    def _recognize_batch(self, images: Sequence[Picture], ask: _Question) -> list[list[RecognizedPlace]]:
         prepare = self.database.preprocessing
         descriptors, features = describe(self.model, torch.stack([prepare(_read(image)) for image in images]))
         if not self.database.has_local_features or features is None:
-            rerank_num = 0
-        scores, rows = self.database.index.search(descriptors.numpy(), max(top_k, rerank_num), is_allowed)
+            ask = replace(ask, rerank_num=0)
+        number = max(ask.top_k, ask.rerank_num)
+        scores, rows = self.database.index.search(descriptors.numpy(), number, ask.is_allowed)
         return [
-            self._rank(scores[n], rows[n], None if features is None else features[n], top_k, rerank_num)
-            for n in range(len(images))
+            self._rank(scores[n], rows[n], None if features is None else features[n], ask) for n in range(len(images))
         ]
 
     def _rank(
-        self, scores: np.ndarray, rows: np.ndarray, features: Tensor | None, top_k: int, rerank_num: int
+        self, scores: np.ndarray, rows: np.ndarray, features: Tensor | None, ask: _Question
     ) -> list[RecognizedPlace]:
         """Re-rank the first candidates of one query, and look all of them up."""
         scores, rows = scores[rows >= 0], rows[rows >= 0]
+        number = ask.rerank_num if len(rows) else 0
+        if number and ask.rerank_window is not None:
+            number = min(number, int(num_in_doubt(torch.from_numpy(scores), ask.rerank_window)))
         order, counts = torch.arange(len(rows)), {}
-        if rerank_num and len(rows) and features is not None:
-            first = order[:rerank_num]
+        if number and features is not None:
             form = quantize_local_features(features, self.database.local_dtype)
-            matches = count_mutual_matches(form, self.database.local_features(rows[:rerank_num]))
-            order = torch.cat((rerank(matches, first), order[rerank_num:]))
+            matches = count_mutual_matches(form, self.database.local_features(rows[:number]))
+            order = torch.cat((rerank(matches, order[:number]), order[number:]))
             counts = dict(enumerate(matches.tolist()))
         return [
             self._place(int(rows[position]), float(scores[position]), counts.get(position))
-            for position in order[:top_k].tolist()
+            for position in order[: ask.top_k].tolist()
         ]
 
     def _place(self, row: int, score: float, num_matches: int | None) -> RecognizedPlace:

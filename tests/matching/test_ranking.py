@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selavpr_peft.matching import rerank
+from selavpr_peft.matching import num_in_doubt, rerank
 
 
 def unchecked(function):
@@ -49,3 +49,21 @@ class TestRerank:
     def test_another_number_of_scores_than_candidates_is_refused(self):
         with pytest.raises(ValueError, match=r"one score per candidate, got \(2,\) scores for \(3,\) candidates"):
             unchecked(rerank)(torch.tensor([1, 2]), torch.tensor([1, 2, 3]))
+
+
+class TestNumInDoubt:
+    @pytest.mark.parametrize(("window", "number"), [(0.0, 0), (0.05, 0), (0.1, 2), (0.31, 3), (2.0, 4)])
+    def test_candidates_within_the_window_are_counted_and_a_lone_one_is_not(self, window, number):
+        assert num_in_doubt(torch.tensor([0.5, 0.4375, 0.25, -0.5]), window) == number
+
+    def test_equals_are_always_in_doubt(self):
+        assert num_in_doubt(torch.tensor([[0.5, 0.5, 0.5], [0.5, 0.25, 0.25]]), 0.0).tolist() == [3, 0]
+
+    @pytest.mark.parametrize("shape", [(0,), (2, 0)])
+    def test_no_candidates_leave_no_doubt(self, shape):
+        assert num_in_doubt(torch.zeros(shape), 0.1).tolist() == torch.zeros(shape[:-1]).tolist()
+
+    @pytest.mark.parametrize("window", [-0.1, float("nan")])
+    def test_a_window_below_zero_is_refused(self, window):
+        with pytest.raises(ValueError, match="0 or more, got"):
+            num_in_doubt(torch.ones(3), window)

@@ -76,6 +76,19 @@ class TestRecognize:
         scores = [place.score for place in found]
         assert scores == sorted(scores, reverse=True)
 
+    def test_only_candidates_within_the_window_are_re_ranked(self, recognizer, darkened):
+        plain = recognizer.recognize(darkened, rerank_num=0)
+        window = plain[0].score - plain[3].score + 1e-6
+        found = recognizer.recognize(darkened, rerank_window=window)
+        assert [place.num_matches is None for place in found] == [False] * 4 + [True] * 6
+        assert {place.row for place in found[:4]} == {place.row for place in plain[:4]}
+        assert [place.row for place in found[4:]] == [place.row for place in plain[4:]]
+        assert recognizer.recognize(darkened, rerank_window=2) == recognizer.recognize(darkened)
+
+    def test_a_clear_lead_is_not_re_ranked(self, recognizer, darkened):
+        found = recognizer.recognize(darkened, rerank_window=0)
+        assert found == recognizer.recognize(darkened, rerank_num=0)
+
     def test_a_model_without_local_head_retrieves(self, places, darkened, tmp_path):
         model = make_model(use_local_head=False)
         recognizer = PlaceRecognizer(model, PlaceDatabase.build(model, places, tmp_path / "db"))
@@ -122,6 +135,10 @@ class TestRefusals:
     def test_numbers_out_of_range_are_refused(self, recognizer, darkened, numbers):
         with pytest.raises(ValueError, match="top_k must be at least 1 and rerank_num at least 0"):
             recognizer.recognize(darkened, **numbers)
+
+    def test_a_window_below_zero_is_refused(self, recognizer, darkened):
+        with pytest.raises(ValueError, match="rerank_window must be a difference of scores of 0 or more, got -0.1"):
+            recognizer.recognize(darkened, rerank_window=-0.1)
 
     @pytest.mark.parametrize("half", [{"near": (66.0, -18.0)}, {"radius_m": 10.0}])
     def test_half_a_neighbourhood_is_refused(self, recognizer, darkened, half):

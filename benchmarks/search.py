@@ -1,0 +1,128 @@
+"""Search by global descriptor: every kind of index beside an exact search, in databases of growing size.
+
+    python benchmarks/search.py --json benchmarks/results/search.json
+
+Descriptors are made as crops.py says; Gaussian ones, which have no near neighbours, are the worst case. Every index is
+built and searched in a process of its own. Queries are further crops of places in the database; 200 of them are asked
+one at a time, exact and approximate search in turns, and then all at once. Memory is the peak of the process while
+building, descriptors included, and what the index itself holds.
+"""
+
+import argparse
+import json
+import multiprocessing
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from crops import gaussian_descriptors, make_descriptors
+from measuring import environment, held_bytes, restart_peak
+
+from selavpr_peft.retrieval.descriptor_index import DescriptorIndex, choose_kind
+
+NUM_QUERIES, WANTED = 200, 10
+SIZES = (10_000, 100_000, 1_000_000)
+LARGEST_GRAPH = 100_000
+"""Building a graph of a million rows takes more than the hour that is allowed here."""
+
+SOURCES: dict[str, Callable[[int, int], tuple[np.ndarray, np.ndarray]]] = {
+    "crops": make_descriptors,
+    "gaussian": gaussian_descriptors,
+}
+
+
+def measure(source: str, num_rows: int, kind: str) -> dict[str, Any]:
+    """Build one index and search it beside an exact one."""
+    database, queries = SOURCES[source](num_rows, NUM_QUERIES)
+    restart_peak()
+    start = time.perf_counter()
+    index = DescriptorIndex.build(database, kind)
+    build_seconds = time.perf_counter() - start
+    build_peak = held_bytes("VmHWM")
+    with tempfile.TemporaryDirectory() as folder:
+        index.save(Path(folder) / "index.faiss")
+        index_bytes = (Path(folder) / "index.faiss").stat().st_size
+    exact = DescriptorIndex.build(database)
+    del database
+    found, truth = ([searched(side, query) for query in queries] for side in (index, exact))
+    alone = {name: [] for name in ("exact", kind)}
+    for query in queries:
+        for name, side in (("exact", exact), (kind, index)):
+            start = time.perf_counter()
+            searched(side, query)
+            alone[name].append(time.perf_counter() - start)
+    batched = {name: timed_batch(side, queries) for name, side in (("exact", exact), (kind, index))}
+    exact_ms, index_ms = (1e3 * statistics.median(alone[name]) for name in ("exact", kind))
+    shared = [len(np.intersect1d(*rows)) / WANTED for rows in zip(found, truth, strict=True)]
+    return {
+        "source": source,
+        "rows": num_rows,
+        "kind": kind,
+        "chosen": choose_kind(num_rows, queries.shape[1]),
+        "build_seconds": build_seconds,
+        "build_peak_bytes": build_peak,
+        "index_bytes": index_bytes,
+        "recall_at_10_of_exact": float(np.mean(shared)),
+        "milliseconds": index_ms,
+        "quartiles_ms": [1e3 * quartile for quartile in statistics.quantiles(alone[kind], n=4)],
+        "exact_milliseconds": exact_ms,
+        "times_faster": exact_ms / index_ms,
+        "batched_milliseconds": 1e3 * batched[kind],
+        "batched_exact_milliseconds": 1e3 * batched["exact"],
+        "batched_times_faster": batched["exact"] / batched[kind],
+    }
+
+
+def searched(index: DescriptorIndex, query: np.ndarray) -> np.ndarray:
+    """Search for one query."""
+    return index.search(query[None], WANTED)[1][0]
+
+
+def timed_batch(index: DescriptorIndex, queries: np.ndarray) -> float:
+    """Search for all queries at once; seconds per query, median of three."""
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        index.search(queries, WANTED)
+        times.append((time.perf_counter() - start) / len(queries))
+    return statistics.median(times)
+
+
+def main() -> None:
+    """Measure all sizes and kinds, print a table and write it down."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", default=",".join(map(str, SIZES)))
+    parser.add_argument("--kinds", default="flat,ivf-sq,ivf-pq,hnsw")
+    parser.add_argument("--json")
+    arguments = parser.parse_args()
+    sizes, kinds = [int(size) for size in arguments.sizes.split(",")], arguments.kinds.split(",")
+    work = [("crops", size, kind) for size in sizes for kind in kinds if kind != "hnsw" or size <= LARGEST_GRAPH]
+    work.append(("gaussian", max(sizes), "ivf-sq"))
+    report: dict[str, Any] = {**environment(), "faiss": faiss.__version__, "num_queries": NUM_QUERIES, "rows": []}
+    print(
+        f"{'':<10}{'rows':>9} {'kind':<8}{'build s':>9}{'peak GB':>9}{'index GB':>9}{'recall':>8}"
+        f"{'ms':>9}{'exact':>9}{'faster':>8}{'batched':>9}{'faster':>8}"
+    )
+    for task in work:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            row = pool.apply(measure, task)
+        report["rows"].append(row)
+        print(
+            f"{row['source']:<10}{row['rows']:>9} {row['kind']:<8}{row['build_seconds']:>9.1f}"
+            f"{row['build_peak_bytes'] / 1e9:>9.2f}{row['index_bytes'] / 1e9:>9.2f}"
+            f"{row['recall_at_10_of_exact']:>8.3f}{row['milliseconds']:>9.3f}{row['exact_milliseconds']:>9.3f}"
+            f"{row['times_faster']:>8.1f}{row['batched_milliseconds']:>9.3f}{row['batched_times_faster']:>8.1f}",
+            flush=True,
+        )
+        if arguments.json:  # after every row: the largest ones take minutes
+            Path(arguments.json).parent.mkdir(parents=True, exist_ok=True)
+            Path(arguments.json).write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
