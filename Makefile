@@ -11,6 +11,9 @@ PYTEST_ARGS ?=
 
 BIN := .venv/bin
 OLDEST := .venv-oldest/bin
+# A process for every core, each with one thread; the tests of a file share what they prepared.
+test test-fast test-oldest: export OMP_NUM_THREADS ?= 1
+PARALLEL := -n auto --dist loadfile
 RUNTIME_TYPE_CHECKS := --jaxtyping-packages=selavpr_peft,beartype.beartype
 
 .PHONY: demo test test-fast test-oldest benchmarks lint types contract check clean
@@ -20,15 +23,15 @@ demo: .venv/.demo-ready
 
 test: .venv/.ready
 	rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest $(RUNTIME_TYPE_CHECKS) $(PYTEST_ARGS)
+	$(BIN)/coverage run -m pytest $(PARALLEL) $(RUNTIME_TYPE_CHECKS) $(PYTEST_ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
 test-fast: .venv/.ready
-	$(BIN)/pytest $(RUNTIME_TYPE_CHECKS) -m "not slow and not real" $(PYTEST_ARGS)
+	$(BIN)/pytest $(PARALLEL) $(RUNTIME_TYPE_CHECKS) -m "not slow and not real" $(PYTEST_ARGS)
 
 test-oldest: .venv-oldest/.ready
-	$(OLDEST)/pytest $(PYTEST_ARGS) tests/tuner tests/modeling tests/hub tests/data tests/evaluation tests/retrieval tests/cli tests/training tests/test_losses.py
+	$(OLDEST)/pytest $(PARALLEL) $(PYTEST_ARGS) tests/tuner tests/modeling tests/hub tests/data tests/evaluation tests/retrieval tests/cli tests/training tests/test_losses.py
 
 lint: .venv/.ready
 	$(BIN)/ruff format --check .

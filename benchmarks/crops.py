@@ -3,11 +3,12 @@
     python benchmarks/crops.py --data DIR --backbone DIR --adapter DIR/seed-1 --json benchmarks/results/crops.json \
         --figure docs/images/crop-descriptors.png
 
-Ten random crops of every photograph of a walk are described. Kept are the mean descriptor, the spectrum of the
-covariance between photographs and of that within them, and how similar a crop's neighbours are. `make_descriptors`
-draws a place from the first covariance and its crops from the second, in 1024 channels: the spectra are continued by
-their own power law, and turned by a random rotation, so that no channel is special. The figure and the printed table
-compare spectrum and neighbours of as many made descriptors as were measured.
+Ten random crops of every third photograph of three walks are described. Kept are the mean descriptor, the spectrum of
+the covariance between photographs and of that within them, how unequally far crops lie from the centre of their
+photograph, and how similar a crop's neighbours are. `make_descriptors` draws a place from the first covariance and its
+crops from the second, in 1024 channels: the spectra are continued by their own power law, and turned by a random
+rotation, so that no channel is special. The figure and the printed table compare spectrum and neighbours of as many
+made descriptors as were measured.
 """
 
 import argparse
@@ -22,6 +23,9 @@ from tqdm.auto import tqdm
 
 RESULTS = Path(__file__).parent / "results" / "crops.json"
 CROPS_PER_PHOTO = 10
+EVERY = 3
+"""Every third photograph of a walk is cropped."""
+
 LOST_AREA = 0.7
 """A crop keeps from 30 % of a photograph to all of it."""
 
@@ -49,6 +53,7 @@ class CropDescriptors:
             np.sqrt(continued(np.array(statistics[name]), num_channels)).astype(np.float32)
             for name in ("spectrum_between", "spectrum_within")
         )
+        self.distances = np.array(statistics["distance_quantiles"])
         basis = self.generator.normal(size=(num_channels, num_channels)).astype(np.float32)
         self.rotation = np.linalg.qr(basis)[0]
         self.mean = np.zeros(num_channels, np.float32)
@@ -61,9 +66,16 @@ class CropDescriptors:
     def crops(self, places: np.ndarray, per_place: int = CROPS_PER_PHOTO) -> np.ndarray:
         """Draw crops of places (P * C, D), those of a place together: unit vectors."""
         crops = np.repeat(places, per_place, axis=0)
-        crops += self._normal(len(crops)) * self.within
+        crops += self._normal(len(crops)) * self.within * self._distances(len(crops))
         crops = crops @ self.rotation
         return crops / np.linalg.norm(crops, axis=1, keepdims=True)
+
+    def _distances(self, number: int) -> np.ndarray:
+        """Draw how far crops lie from their centre, 1 in the quadratic mean, by inverting the measured quantiles."""
+        shares = np.linspace(0, 1, len(self.distances))
+        drawn = np.interp(self.generator.random((number, 1)), shares, self.distances)
+        typical = np.sqrt((np.interp(np.linspace(0, 1, 9999), shares, self.distances) ** 2).mean())
+        return (drawn / typical).astype(np.float32)
 
     def _normal(self, number: int) -> np.ndarray:
         return self.generator.standard_normal((number, len(self.mean)), dtype=np.float32)
@@ -96,6 +108,7 @@ def measure(descriptors: np.ndarray) -> dict[str, Any]:
     of_photos = descriptors.reshape(-1, CROPS_PER_PHOTO, descriptors.shape[1])
     centres = of_photos.mean(axis=1)
     inside = (of_photos - centres[:, None]).reshape(descriptors.shape)
+    distances = np.linalg.norm(inside, axis=1)
     within = inside.T @ inside / (len(descriptors) - len(centres))  # unbiased: every photograph has its own mean
     between = np.cov(centres.T) - within / CROPS_PER_PHOTO
     similarity = descriptors @ descriptors.T
@@ -109,6 +122,7 @@ def measure(descriptors: np.ndarray) -> dict[str, Any]:
         "spectrum": eigenvalues[::-1].tolist(),
         "spectrum_between": _positive(np.diag(turned.T @ between @ turned)),
         "spectrum_within": _positive(np.diag(turned.T @ within @ turned)),
+        "distance_quantiles": np.quantile(distances, np.linspace(0, 1, 21)).tolist(),
         "neighbour_similarity": {
             str(rank): np.quantile(nearest[:, number], (0.1, 0.5, 0.9)).tolist()
             for number, rank in enumerate(NEIGHBOURS)
@@ -121,7 +135,7 @@ def _positive(spectrum: np.ndarray) -> list[float]:
 
 
 def describe_crops(arguments: argparse.Namespace) -> np.ndarray:
-    """Describe ten crops of every photograph."""
+    """Describe the crops (P * 10, D), those of a photograph together."""
     from selavpr_peft.data.place_table import read_place_table
     from selavpr_peft.hub.loading import load_adapted_model
     from selavpr_peft.modeling.packed_linear import packed_weights
@@ -136,7 +150,8 @@ def describe_crops(arguments: argparse.Namespace) -> np.ndarray:
     described = []
     with global_descriptors_only(model), packed_weights(model):
         for name in arguments.traverses.split(","):
-            for image in tqdm(read_place_table(f"{arguments.data}:{name}")["image"], desc=name, unit="photo"):
+            table = read_place_table(f"{arguments.data}:{name}")
+            for image in tqdm(table.select(range(0, len(table), EVERY))["image"], desc=name, unit="photo"):
                 crops = [crop_at_random(image.convert("RGB"), LOST_AREA, generator) for _ in range(CROPS_PER_PHOTO)]
                 described.append(describe(model, torch.stack([prepare(part) for part in crops]))[0])
     return torch.cat(described).numpy()

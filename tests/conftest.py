@@ -11,8 +11,9 @@ REPOSITORY = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _leave_a_core_to_others():
-    torch.set_num_threads(min(torch.get_num_threads(), 2))
+def _one_thread():
+    """Models this small only wait for one another's threads; `make test` has a process for every core instead."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

@@ -43,15 +43,6 @@ def selavpr(capsys, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
-    """Models this small only wait for one another's threads."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
-
-
-@pytest.fixture(autouse=True)
 def _transformers_speaks_again():
     """Commands silence transformers for the whole process; bring its voice back for the tests that follow."""
     logging = transformers.utils.logging

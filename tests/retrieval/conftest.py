@@ -11,15 +11,6 @@ from selavpr_peft.hub.loading import adapt_freshly
 from selavpr_peft.modeling.toy_backbone import toy_backbone
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Models this small only wait for one another's threads."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
-
-
 @pytest.fixture
 def model():
     return make_model()

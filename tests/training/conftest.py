@@ -11,15 +11,6 @@ from selavpr_peft.data.toy_city import write_toy_city
 from tests.training.tiny import tiny_trainer
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Threads only cost time at these sizes, and more of them where others work on the machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="session")
 def city(tmp_path_factory) -> Path:
     """Twelve places, each by day and by night, as a folder with places.csv."""

@@ -72,15 +72,6 @@ FAMILIES = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Models this small run several times slower on two threads when another program keeps one core busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(params=FAMILIES)
 def family(request) -> Family:
     """Every supported family in turn."""
