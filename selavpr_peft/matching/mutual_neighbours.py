@@ -1,16 +1,17 @@
 """Mutual nearest neighbours of two maps of local features (SelaVPR, section 3.4; official local_matching.py).
 
 What is public stands here; the search itself, which never holds the similarities of all locations (55 MB for two maps
-of 61 x 61), is in tiled.py. Both directions are found in the same computed numbers, so that there is always at least
-one mutual pair.
+of 61 x 61), is in tiled.py, and for floats on an NVIDIA GPU in fused.py. Both directions are found in the same
+computed numbers, so that there is always at least one mutual pair.
 
 Unlike the official code, a single mutual match counts as one and not as none.
 """
 
 import torch
-from jaxtyping import Int, Num
+from jaxtyping import Bool, Int, Num
 from torch import Tensor
 
+from selavpr_peft.matching import fused
 from selavpr_peft.matching.tiled import TiledSearch
 
 
@@ -36,7 +37,11 @@ def mutual_matches(
     """
     query, candidate = _as_rows(query_features), _as_rows(candidate_features)
     _check_comparable(query, candidate)
-    return _match(TiledSearch(_as_vectors(query)), query, candidate)
+    if not len(query) or not len(candidate):
+        return torch.empty(0, 2, dtype=torch.long, device=query.device)
+    forward, backward = _nearest_both_ways(query, candidate[None])
+    locations = _are_mutual(forward, backward)[0].nonzero()[:, 0]
+    return torch.stack((locations, forward[0, locations]), dim=1)
 
 
 def count_mutual_matches(
@@ -58,26 +63,31 @@ def count_mutual_matches(
     Raises:
         ValueError: If channels or types differ, or a feature is not a number.
     """
-    query = _as_rows(query_features)
-    search = TiledSearch(_as_vectors(query))
-    counts = []
-    for features in candidate_features:
-        candidate = _as_rows(features)
-        _check_comparable(query, candidate)
-        counts.append(len(_match(search, query, candidate)))
-    return torch.tensor(counts, dtype=torch.long, device=query.device)
+    query, candidates = _as_rows(query_features), candidate_features.detach().flatten(1, -2)
+    _check_comparable(query, candidates)
+    if not len(query) or not candidates.shape[0] or not candidates.shape[1]:
+        return torch.zeros(len(candidates), dtype=torch.long, device=query.device)
+    return _are_mutual(*_nearest_both_ways(query, candidates)).sum(dim=1)
 
 
-def _match(search: TiledSearch, query: Tensor, candidate: Tensor) -> Int[Tensor, "K 2"]:
-    if not len(query) or not len(candidate):
-        return torch.empty(0, 2, dtype=torch.long, device=query.device)
+def _nearest_both_ways(
+    query: Num[Tensor, "N C"], candidates: Num[Tensor, "K M C"]
+) -> tuple[Int[Tensor, "K N"], Int[Tensor, "K M"]]:
+    """Find the candidate location of every query location, and the other way round, in whatever way is fastest."""
     try:
-        forward, backward = search.nearest_both_ways(_as_vectors(candidate))
+        if fused.serves(query, candidates):
+            forward, backward = fused.nearest_both_ways(query[None], candidates[None])
+            return forward[0], backward[0]
+        search = TiledSearch(_as_vectors(query))
+        found = [search.nearest_both_ways(_as_vectors(candidate)) for candidate in candidates]
     except FloatingPointError:
-        raise _not_finite(query, candidate) from None
-    locations = torch.arange(len(query), device=query.device)
-    is_mutual = backward[forward] == locations
-    return torch.stack((locations[is_mutual], forward[is_mutual]), dim=1)
+        raise _not_finite(query, candidates) from None
+    return torch.stack([forward for forward, _ in found]), torch.stack([backward for _, backward in found])
+
+
+def _are_mutual(forward: Int[Tensor, "K N"], backward: Int[Tensor, "K M"]) -> Bool[Tensor, "K N"]:
+    """Mark the query locations whose nearest candidate location has them as its nearest."""
+    return backward.gather(1, forward) == torch.arange(forward.shape[1], device=forward.device)
 
 
 def _as_rows(features: Tensor) -> Num[Tensor, "N C"]:
@@ -102,17 +112,17 @@ def _multiplies_whole_numbers(features: Tensor) -> bool:
     return features.dtype is torch.int8 and features.device.type == "cpu" and features.shape[-1] > 1
 
 
-def _check_comparable(query: Tensor, candidate: Tensor) -> None:
-    if query.shape[-1] != candidate.shape[-1] or query.dtype != candidate.dtype:
+def _check_comparable(query: Tensor, candidates: Tensor) -> None:
+    if query.shape[-1] != candidates.shape[-1] or query.dtype != candidates.dtype:
         raise ValueError(
             "Local features must have the same number of channels and the same type, got"
-            f" {query.shape[-1]} {query.dtype} for the query and {candidate.shape[-1]} {candidate.dtype} for the"
+            f" {query.shape[-1]} {query.dtype} for the query and {candidates.shape[-1]} {candidates.dtype} for the"
             " database image; were they made by the same adapter and stored alike?"
         )
 
 
-def _not_finite(query: Tensor, candidate: Tensor) -> ValueError:
-    damaged = [name for name, rows in (("query", query), ("database image", candidate)) if not rows.isfinite().all()]
+def _not_finite(query: Tensor, candidates: Tensor) -> ValueError:
+    damaged = [name for name, rows in (("query", query), ("database image", candidates)) if not rows.isfinite().all()]
     if not damaged:
         return ValueError("Similarities of local features are too large for float32; features must be unit vectors.")
     return ValueError(
