@@ -37,7 +37,8 @@ def plain_counts(query: Tensor, candidates: Tensor) -> Tensor:
     locations = query.reshape(-1, CHANNELS)
     similarity = candidates.reshape(len(candidates), -1, CHANNELS) @ locations.T  # (K, L, L)
     of_query, of_candidate = similarity.argmax(dim=1), similarity.argmax(dim=2)
-    return (of_candidate.gather(1, of_query) == torch.arange(len(locations))).sum(dim=1)
+    numbers = torch.arange(len(locations), device=query.device)
+    return (of_candidate.gather(1, of_query) == numbers).sum(dim=1)
 
 
 def features(num_candidates: int) -> tuple[Tensor, Tensor]:
