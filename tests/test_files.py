@@ -2,12 +2,13 @@
 
 import os
 import stat
+import zlib
 from pathlib import Path
 
 import pytest
 
 from selavpr_peft import files
-from selavpr_peft.files import folder_written_at_once, write_atomically
+from selavpr_peft.files import crc32_of, folder_written_at_once, write_atomically
 
 
 @pytest.fixture
@@ -224,3 +225,13 @@ def fill(folder, text):
 
 def content(folder):
     return (folder / "deep" / "a.txt").read_text()
+
+
+class TestCrc32Of:
+    def test_the_check_value_of_the_algorithm(self, tmp_path):
+        (tmp_path / "digits").write_bytes(b"123456789")
+        assert crc32_of(tmp_path / "digits") == "cbf43926"  # published with the definition of CRC-32
+
+    def test_files_larger_than_a_block(self, tmp_path):
+        (tmp_path / "zeros").write_bytes(bytes((1 << 20) + 1))
+        assert crc32_of(tmp_path / "zeros") == f"{zlib.crc32(bytes((1 << 20) + 1)):08x}"

@@ -1,5 +1,10 @@
-"""Find candidates by global descriptor with faiss: exactly, or approximately where a database is large."""
+"""Find candidates by global descriptor with faiss: exactly, or approximately where a database is large.
 
+An index is two files: what faiss wrote, and beside it a small JSON file that says what it is, by which versions it was
+made, which rows were removed, and the checksum (CRC-32) that faiss does not keep.
+"""
+
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +13,21 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from selavpr_peft.errors import PlaceDatabaseError
-from selavpr_peft.files import write_atomically
+from selavpr_peft.files import crc32_of, write_atomically, write_text_atomically
 from selavpr_peft.retrieval.index_reach import set_reach
 
 FLAT, HNSW, IVF_SQ, IVF_PQ = "flat", "hnsw", "ivf-sq", "ivf-pq"
 KINDS = (FLAT, HNSW, IVF_SQ, IVF_PQ)
+FORMAT_VERSION = 1
 FLAT_ROWS = 100_000
 """Up to here an exact search takes milliseconds and `choose_kind` takes it."""
 
 HNSW_LINKS = 32
 SAMPLES_PER_CELL = 64
 """Rows that place a cell. faiss would take 256, four times as long, for the same recall (benchmarks/search.py)."""
+
+PQ_ROWS = 256
+"""Rows that faiss needs to learn the codes of IVF_PQ."""
 
 
 def choose_kind(num_rows: int, num_channels: int, memory_bytes: int | None = None) -> str:
@@ -40,22 +49,37 @@ def choose_kind(num_rows: int, num_channels: int, memory_bytes: int | None = Non
 
 
 class DescriptorIndex:
-    """Rows of unit descriptors, searched by inner product.
+    """Rows of unit descriptors, searched by inner product. A row keeps its number for ever, also when others go.
 
     Args:
         index: A faiss index whose numbers are rows.
+        kind: One of KINDS.
+        model: Names the model that made the descriptors; kept with the index.
     """
 
-    def __init__(self, index: faiss.Index) -> None:
+    def __init__(self, index: faiss.Index, kind: str = FLAT, model: str = "") -> None:
         """Take a faiss index."""
         self._index = index
+        self.kind = kind
+        self.model = model
+        self._is_live = np.ones(index.ntotal, dtype=bool)
 
     def __len__(self) -> int:
-        """Give the number of rows."""
+        """Give the number of rows, removed ones included."""
         return int(self._index.ntotal)
 
+    @property
+    def num_channels(self) -> int:
+        """Length of a descriptor."""
+        return int(self._index.d)
+
+    @property
+    def is_live(self) -> Bool[np.ndarray, " N"]:
+        """Rows that were not removed."""
+        return self._is_live.copy()
+
     @classmethod
-    def build(cls, descriptors: Float[np.ndarray, "N D"], kind: str = FLAT) -> "DescriptorIndex":
+    def build(cls, descriptors: Float[np.ndarray, "N D"], kind: str = FLAT, model: str = "") -> "DescriptorIndex":
         """Index descriptors, and set an approximate index to find 99 % of what an exact one finds.
 
         How far it has to look is measured (index_reach.py). Codes too coarse for that are searched as far as it helps.
@@ -63,13 +87,19 @@ class DescriptorIndex:
         Args:
             descriptors: Unit vectors, float32; their order is that of the rows.
             kind: One of KINDS.
+            model: Names the model that made them.
 
         Raises:
-            ValueError: If there is no such kind.
+            ValueError: If there is no such kind, there are too few rows for it, or a descriptor holds NaN or
+                infinity.
         """
         if kind not in KINDS:
             raise ValueError(f"The kind of index must be one of {', '.join(map(repr, KINDS))}, got {kind!r}.")
         num_rows, num_channels = descriptors.shape
+        if kind == IVF_PQ and num_rows < PQ_ROWS:
+            raise ValueError(
+                f"An index of kind {IVF_PQ!r} needs {PQ_ROWS} rows or more, got {num_rows}; use {FLAT!r}."
+            )
         cells = int(max(1, min(4 * num_rows**0.5, num_rows / 39)))  # faiss wants 39 rows or more to place a cell
         names = {
             FLAT: "Flat",
@@ -78,22 +108,42 @@ class DescriptorIndex:
             IVF_PQ: f"IVF{cells},PQ{_num_codes(num_channels)}",
         }
         index = faiss.index_factory(num_channels, names[kind], faiss.METRIC_INNER_PRODUCT)
-        descriptors = np.ascontiguousarray(descriptors)
+        descriptors = _checked(descriptors, num_channels)
         if isinstance(index, faiss.IndexIVF):
             index.cp.max_points_per_centroid = SAMPLES_PER_CELL
         if not index.is_trained:
             index.train(descriptors)
         index.add(descriptors)
         set_reach(index, descriptors)
-        return cls(index)
+        return cls(index, kind, model)
 
     def add(self, descriptors: Float[np.ndarray, "N D"]) -> None:
         """Add rows behind those there are.
 
         Args:
             descriptors: Unit vectors, float32.
+
+        Raises:
+            ValueError: If their length is another, or one holds NaN or infinity.
         """
-        self._index.add(np.ascontiguousarray(descriptors))
+        self._index.add(_checked(descriptors, self.num_channels))
+        self._is_live = np.append(self._is_live, np.ones(len(descriptors), dtype=bool))
+
+    def remove(self, rows: Int[np.ndarray, " K"]) -> None:
+        """Never find some rows again.
+
+        They are passed over at every search: a flat index would number its rows anew, and HNSW cannot take any out.
+        Their memory comes back when an index is built of the others.
+
+        Args:
+            rows: Their numbers; those that were removed before may be among them.
+
+        Raises:
+            IndexError: If there is no such row; none is removed then.
+        """
+        if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
+            raise IndexError(f"Rows must be in [0, {len(self)}), got {rows.min()} to {rows.max()}.")
+        self._is_live[rows] = False
 
     def search(
         self,
@@ -101,7 +151,7 @@ class DescriptorIndex:
         num_candidates: int,
         is_allowed: Bool[np.ndarray, " N"] | None = None,
     ) -> tuple[Float[np.ndarray, "Q K"], Int[np.ndarray, "Q K"]]:
-        """Find the most similar rows.
+        """Find the most similar rows that were not removed.
 
         Args:
             query_descriptors: Unit vectors, float32.
@@ -110,23 +160,42 @@ class DescriptorIndex:
 
         Returns:
             Similarities, highest first, and rows; -1 where an approximate index found fewer.
+
+        Raises:
+            ValueError: If the queries' length is another than the rows', or one holds NaN or infinity.
         """
-        num_found = min(num_candidates, len(self) if is_allowed is None else int(is_allowed.sum()))
+        queries = _checked(query_descriptors, self.num_channels)
+        is_searched = self._is_live if is_allowed is None else self._is_live & is_allowed
+        num_found = min(num_candidates, int(is_searched.sum()))
         if num_found == 0:
-            empty = (len(query_descriptors), 0)
+            empty = (len(queries), 0)
             return np.empty(empty, np.float32), np.empty(empty, np.int64)
-        selector = None if is_allowed is None else faiss.IDSelectorBatch(np.flatnonzero(is_allowed))
-        parameters = _search_parameters(self._index, selector, num_found)
-        scores, rows = self._index.search(np.ascontiguousarray(query_descriptors), num_found, params=parameters)
+        swig: Any = faiss  # its stubs do not know that it takes the bits of an array
+        bits = np.packbits(is_searched, bitorder="little")
+        selector = None if is_searched.all() else swig.IDSelectorBitmap(bits)
+        scores, rows = self._index.search(
+            queries, num_found, params=_search_parameters(self._index, selector, num_found)
+        )
         return scores, rows
 
     def save(self, path: Path) -> None:
-        """Write the index to a file.
+        """Write the index to a file, and what it is beside it.
 
         Args:
-            path: File; one already there is replaced at once.
+            path: File; one already there is replaced at once. `index.faiss` is described by `index.json`.
         """
         write_atomically(path, lambda temporary: faiss.write_index(self._index, str(temporary)))
+        description = {
+            "format_version": FORMAT_VERSION,
+            "faiss_version": faiss.__version__,
+            "kind": self.kind,
+            "model": self.model,
+            "num_rows": len(self),
+            "num_channels": self.num_channels,
+            "removed_rows": np.flatnonzero(~self._is_live).tolist(),
+            "crc32": crc32_of(path),
+        }
+        write_text_atomically(path.with_suffix(".json"), json.dumps(description, indent=2) + "\n")
 
     @classmethod
     def load(cls, path: Path, *, is_mapped: bool = False) -> "DescriptorIndex":
@@ -134,15 +203,48 @@ class DescriptorIndex:
 
         Args:
             path: File by `save`.
-            is_mapped: Leave it on the disk and read what a search needs.
+            is_mapped: Leave it on the disk and read what a search needs; its checksum is not looked at then.
 
         Raises:
-            PlaceDatabaseError: If the file is missing or no index.
+            PlaceDatabaseError: If a file is missing, damaged or no index, or the index has another format.
         """
+        description = _read_description(path)
+        if not is_mapped and path.is_file() and crc32_of(path) != description["crc32"]:
+            raise PlaceDatabaseError(f"{path} is damaged: its checksum is not the one that was written.")
         try:
-            return cls(faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if is_mapped else 0))
+            index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if is_mapped else 0)
         except RuntimeError as error:
             raise PlaceDatabaseError(f"{path} cannot be read as a faiss index: {error}") from error
+        loaded = cls(index, description["kind"], description["model"])
+        loaded.remove(np.array(description["removed_rows"], dtype=np.int64))
+        return loaded
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    try:
+        description: dict[str, Any] = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        version = description["format_version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PlaceDatabaseError(f"{path} cannot be used without {path.stem}.json beside it: {error!r}.") from error
+    if version != FORMAT_VERSION:
+        raise PlaceDatabaseError(
+            f"{path} has format version {version} (faiss {description.get('faiss_version')}), and this release reads"
+            f" {FORMAT_VERSION}."
+        )
+    return description
+
+
+def _checked(descriptors: Float[np.ndarray, "N D"], num_channels: int) -> Float[np.ndarray, "N D"]:
+    """Give descriptors as faiss wants them; it would take NaN, and stop the process at another length."""
+    if descriptors.shape[1] != num_channels:
+        raise ValueError(
+            f"Descriptors must have {num_channels} channels as those of the index, got {descriptors.shape[1]}; were"
+            " they made by another model?"
+        )
+    is_finite = np.isfinite(descriptors).all(axis=1)
+    if not is_finite.all():
+        raise ValueError(f"Descriptors must be finite, got NaN or infinity in row {int(np.argmin(is_finite))}.")
+    return np.ascontiguousarray(descriptors)
 
 
 def _num_codes(num_channels: int) -> int:

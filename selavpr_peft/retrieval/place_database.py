@@ -2,51 +2,42 @@
 
 | in the folder | content |
 |---|---|
-| `manifest.json` | version, how everything was made, and whether it is complete |
+| `manifest.json` | version, how everything was made, which rows were removed, and whether it is complete |
 | `places.parquet` | table of the places that could be read: key, image path, position and any other column |
 | `descriptors/` | global descriptors, float32 |
 | `local_features/` | local features in the form that was chosen |
 | `rows/` | which rows of the given table each step has described |
-| `index.faiss` | index of the descriptors |
+| `index.faiss`, `index.json` | index of the descriptors, and what it is |
 
-It is built step by step. An interrupted build goes on after the last complete step. Nothing in it is code or pickle.
+Everything has a checksum. Nothing in it is code or pickle.
 """
 
-import hashlib
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
-from datasets import Dataset, Image
-from filelock import FileLock, Timeout
+from datasets import Dataset
 from jaxtyping import Num
 from peft import PeftModel
 from pyarrow import parquet
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from selavpr_peft.data.loading import DATABASE, load_places
-from selavpr_peft.data.schema import IMAGE, KEY
+from selavpr_peft.data.schema import KEY
 from selavpr_peft.errors import PlaceDatabaseError
-from selavpr_peft.files import write_atomically, write_text_atomically
-from selavpr_peft.matching import quantize_local_features
+from selavpr_peft.files import crc32_of, folder_written_at_once
+from selavpr_peft.matching import LOCAL_DTYPES
 from selavpr_peft.modeling.preprocessing import Preprocessing
-from selavpr_peft.retrieval.descriptor_index import DescriptorIndex, choose_kind
-from selavpr_peft.retrieval.encoding import EncodedBatch, encode_places
-from selavpr_peft.retrieval.fingerprint import adapter_fingerprint, backbone_fingerprint
+from selavpr_peft.retrieval import building
+from selavpr_peft.retrieval.building import DESCRIPTORS, INDEX, LOCAL_FEATURES, PLACES, ROWS
+from selavpr_peft.retrieval.descriptor_index import DescriptorIndex
+from selavpr_peft.retrieval.manifest import describe_settings, locked, read_manifest, write_manifest
 from selavpr_peft.retrieval.sharded_array import ShardedArray
 
-SCHEMA_VERSION = 1
-STORED_DTYPES = ("float32", "float16", "int8", "binary")
+STORED_DTYPES = tuple(name for name in LOCAL_DTYPES if name != "bfloat16")
 """Forms of local features that NumPy can store."""
-
-STEP_IMAGES = 64
-"""Images described between two points a build can be resumed at; the local features of a step are one shard."""
 
 
 class PlaceDatabase:
@@ -56,7 +47,7 @@ class PlaceDatabase:
         folder: A folder that `build` has finished.
 
     Attributes:
-        places: Table of the places, in the order of their rows.
+        places: Table of the places, in the order of their rows; removed ones keep theirs.
         manifest: How everything was made.
         index: Index of the descriptors.
     """
@@ -64,17 +55,19 @@ class PlaceDatabase:
     def __init__(self, folder: str | Path) -> None:
         """Open a database; `PlaceDatabase.open` is the same."""
         self.folder = Path(folder)
-        self.manifest = _read_manifest(self.folder)
+        self.manifest = read_manifest(self.folder)
         if not self.manifest["is_complete"]:
             raise PlaceDatabaseError(f"{self.folder} is not complete; run the same build again and it will go on.")
-        self.places = Dataset(parquet.read_table(self.folder / "places.parquet"))
-        self.index = DescriptorIndex.load(self.folder / "index.faiss")
-        self._local_features = ShardedArray(self.folder / "local_features")
-        if not len(self.places) == len(self.index) == self.manifest["num_places"]:
+        self.places = _read_places(self.folder, self.manifest)
+        self.index = _read_index(self.folder, self.manifest)
+        self._local_features = ShardedArray(self.folder / LOCAL_FEATURES)
+        num_features = self.manifest["num_places"] if self.manifest["local_map_shape"] else 0
+        if len(self._local_features) != num_features:
             raise PlaceDatabaseError(
-                f"{self.folder} has {len(self.places)} places and an index of {len(self.index)}, but its manifest says"
-                f" {self.manifest['num_places']}; build it again."
+                f"{self.folder / LOCAL_FEATURES} holds {len(self._local_features)} places, but the manifest says"
+                f" {num_features}: a file is missing; fetch or build the database again."
             )
+        self.index.remove(np.array(self.manifest["removed_rows"], dtype=np.int64))
 
     @classmethod
     def open(cls, folder: str | Path) -> "PlaceDatabase":
@@ -124,24 +117,15 @@ class PlaceDatabase:
         table = load_places(places)[DATABASE]
         if not len(table):
             raise ValueError("A place database needs at least one image, got none.")
-        folder = Path(folder)
-        manifest = _describe_settings(model) | {
-            "schema_version": SCHEMA_VERSION,
-            "local_dtype": local_dtype,
-            "places": _digest_of(table),
-            "is_complete": False,
-        }
-        with _locked(folder):
-            if _begin(folder, manifest):
-                return cls(folder)
-            options = {"batch_size": batch_size, "num_workers": num_workers, "is_strict": is_strict}
-            unreadable = _describe_steps(model, table, folder, local_dtype, options)
-            _finish(folder, table, manifest | {"unreadable_images": unreadable}, index_kind)
+        options = {"batch_size": batch_size, "num_workers": num_workers, "is_strict": is_strict}
+        building.build_database(
+            model, table, Path(folder), local_dtype=local_dtype, index_kind=index_kind, options=options
+        )
         return cls(folder)
 
     def __len__(self) -> int:
-        """Give the number of places."""
-        return len(self.places)
+        """Give the number of places that can be found: those that were not removed."""
+        return int(self.index.is_live.sum())
 
     @property
     def has_local_features(self) -> bool:
@@ -170,6 +154,70 @@ class PlaceDatabase:
         """
         return torch.from_numpy(self._local_features.read(rows))
 
+    def remove(self, keys: Iterable[str]) -> None:
+        """Never give some places as an answer again.
+
+        Their rows are marked in the manifest, which is written at once; no other file changes, so databases that are
+        open elsewhere stay valid and see it by `refresh`. What the places take is given back by `compact`.
+
+        Args:
+            keys: Keys of the places.
+
+        Raises:
+            PlaceDatabaseError: If there is no place of one of the keys, or somebody else is writing; nothing is
+                removed then.
+        """
+        with locked(self.folder):
+            self.refresh()
+            rows = self._rows_of(keys)
+            removed = sorted({*self.manifest["removed_rows"], *rows})
+            manifest = self.manifest | {"removed_rows": removed}
+            write_manifest(self.folder, manifest)
+        self._take_over(manifest)
+
+    def refresh(self) -> None:
+        """See places that others have removed meanwhile."""
+        self._take_over(read_manifest(self.folder))
+
+    def compact(self, folder: str | Path) -> "PlaceDatabase":
+        """Write a database of the places that were not removed into a new folder; this one stays as it is.
+
+        Args:
+            folder: Where to write; appears when everything is complete.
+
+        Raises:
+            PlaceDatabaseError: If the folder is not new, no place is left, or one of them is damaged.
+        """
+        folder = Path(folder)
+        if folder.exists():
+            raise PlaceDatabaseError(f"{folder} is there already; name a new folder.")
+        live = np.flatnonzero(self.index.is_live)
+        if not len(live):
+            raise PlaceDatabaseError(f"All places of {self.folder} were removed; delete it, or build it again.")
+        with folder_written_at_once(folder) as temporary:
+            for name in (DESCRIPTORS, LOCAL_FEATURES, ROWS):
+                _copy_rows(ShardedArray(self.folder / name), ShardedArray(temporary / name), live)
+            places = self.places.select(live).with_format("arrow")[:]
+            building.finish_database(temporary, places, self.manifest, self.manifest["index"])
+        return PlaceDatabase(folder)
+
+    @staticmethod
+    def rebuild_index(folder: str | Path, kind: str | None = None) -> None:
+        """Write the index of a database anew from its descriptors, because it is damaged or should be of another kind.
+
+        Args:
+            folder: The database; open it again afterwards.
+            kind: One of `descriptor_index.KINDS`; None for the kind it had.
+
+        Raises:
+            PlaceDatabaseError: If there is no database, or its descriptors are damaged, too.
+        """
+        folder = Path(folder)
+        with locked(folder):
+            manifest = read_manifest(folder)
+            index = building.write_index(folder, manifest["adapter"], kind or manifest["index"])
+            write_manifest(folder, manifest | {"index": index.kind})
+
     def check_model(self, model: PeftModel) -> None:
         """Raise unless a model describes images as those of this database were described.
 
@@ -179,7 +227,7 @@ class PlaceDatabase:
         Raises:
             PlaceDatabaseError: Naming what differs.
         """
-        found = _describe_settings(model)
+        found = describe_settings(model)
         differing = [name for name in found if found[name] != self.manifest.get(name)]
         if differing:
             raise PlaceDatabaseError(
@@ -191,125 +239,62 @@ class PlaceDatabase:
         """Read everything and name what is damaged.
 
         Yields:
-            Key of a place, and what is wrong with its local features.
+            Key of a place, and what is wrong with its descriptor or its local features.
         """
-        for row, message in self._local_features.damaged_rows():
-            yield self.places[row][KEY], message
+        for array in (ShardedArray(self.folder / DESCRIPTORS), self._local_features):
+            for row, message in array.damaged_rows():
+                yield self.places[row][KEY], message
 
-
-def _describe_settings(model: PeftModel) -> dict[str, Any]:
-    """Name everything that a description depends on."""
-    config = model.active_peft_config
-    return {
-        "backbone": backbone_fingerprint(model),
-        "adapter": adapter_fingerprint(model),
-        "position_interpolation": config.position_interpolation,
-        "preprocessing": {"image_size": list(config.image_size), "resize": config.resize},
-    }
-
-
-def _digest_of(table: Dataset) -> str:
-    """Identify the places, so that a build is not continued with others."""
-    digest = hashlib.blake2b(digest_size=16)
-    for key in table[KEY][:]:
-        digest.update(f"{key}\n".encode())
-    return digest.hexdigest()
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            yield
-    except Timeout:
-        raise PlaceDatabaseError(f"{folder} is being built by another process; wait for it, or stop it.") from None
-
-
-def _begin(folder: Path, manifest: dict[str, Any]) -> bool:
-    """Start a database, or check that the one there is the same; True if it is complete already."""
-    if not (folder / "manifest.json").is_file():
-        others = [path.name for path in folder.iterdir() if path.name != ".lock"]
-        if others:
+    def _rows_of(self, keys: Iterable[str]) -> list[int]:
+        """Look up places that were not removed."""
+        names, keys = self.places[KEY][:], list(keys)
+        row_of = {names[row]: row for row in np.flatnonzero(self.index.is_live).tolist()}
+        unknown = [key for key in keys if key not in row_of]
+        if unknown:
             raise PlaceDatabaseError(
-                f"{folder} is no place database but holds {sorted(others)[:3]}; name a new folder."
+                f"{self.folder} has no place {unknown[0]!r}"
+                + (f" ({len(unknown)} of {len(keys)} keys are unknown)" if len(unknown) > 1 else "")
+                + "; keys are those of its table."
             )
-        _write_manifest(folder, manifest)
-        return False
-    found = _read_manifest(folder)
-    differing = [name for name in manifest if name != "is_complete" and found.get(name) != manifest[name]]
-    if differing:
+        return [row_of[key] for key in keys]
+
+    def _take_over(self, manifest: dict[str, Any]) -> None:
+        self.manifest = manifest
+        self.index.remove(np.array(manifest["removed_rows"], dtype=np.int64))
+
+
+def _read_places(folder: Path, manifest: dict[str, Any]) -> Dataset:
+    """Read the table of places, whose checksum is in the manifest."""
+    path = folder / PLACES
+    if not path.is_file() or crc32_of(path) != manifest["places_crc32"]:
         raise PlaceDatabaseError(
-            f"{folder} holds a database with another {' and '.join(differing)}; name another folder, or delete it."
+            f"{path} is missing or damaged: its checksum is not the one in the manifest; fetch or build the database"
+            " again."
         )
-    return bool(found["is_complete"])
+    return Dataset(parquet.read_table(path))
 
 
-def _describe_steps(
-    model: PeftModel, table: Dataset, folder: Path, local_dtype: str, options: dict[str, Any]
-) -> list[str]:
-    """Describe what has not been described yet; gives the images that could not be read."""
-    rows, descriptors, features = (ShardedArray(folder / name) for name in ("rows", "descriptors", "local_features"))
-    done = rows.num_shards  # written last in a step
-    kept = sum(size > 0 for size in rows.shard_sizes)
-    descriptors.truncate(kept)
-    features.truncate(kept)
-    preprocessing = Preprocessing.of(model.active_peft_config)
-    starts = range(done * STEP_IMAGES, len(table), STEP_IMAGES)
-    for start in tqdm(starts, desc="building", unit=f"{STEP_IMAGES} images", initial=done, total=done + len(starts)):
-        part = table.select(range(start, min(start + STEP_IMAGES, len(table))))
-        batches = [batch for batch in encode_places(model, part, preprocessing, **options) if batch.rows]
-        if batches:
-            descriptors.append(np.concatenate([batch.global_descriptors.numpy() for batch in batches]))
-            _append_local_features(features, batches, local_dtype)
-        rows.append(np.array([start + row for batch in batches for row in batch.rows], dtype=np.int64))
-    if not len(rows):
-        raise PlaceDatabaseError(f"None of the {len(table)} images can be read; see the messages above.")
-    readable = set(rows.read_all().tolist())
-    return [key for row, key in enumerate(table[KEY][:]) if row not in readable]
-
-
-def _append_local_features(features: ShardedArray, batches: list[EncodedBatch], local_dtype: str) -> None:
-    forms = [
-        quantize_local_features(batch.local_features, local_dtype)
-        for batch in batches
-        if batch.local_features is not None
-    ]
-    if forms:
-        features.append(torch.cat(forms).numpy())
-
-
-def _finish(folder: Path, table: Dataset, manifest: dict[str, Any], index_kind: str | None) -> None:
-    """Write the table of places and the index, and last the manifest that says so."""
-    descriptors = ShardedArray(folder / "descriptors").read_all()
-    kept = table.select(ShardedArray(folder / "rows").read_all())
-    images = kept.select_columns(IMAGE).cast_column(IMAGE, Image(decode=False))[:][IMAGE]
-    places = kept.remove_columns(IMAGE).with_format("arrow")[:]
-    places = places.append_column(IMAGE, pa.array([image["path"] for image in images], pa.string()))
-    write_atomically(folder / "places.parquet", lambda temporary: parquet.write_table(places, temporary))
-    kind = index_kind or choose_kind(*descriptors.shape)
-    DescriptorIndex.build(descriptors, kind).save(folder / "index.faiss")
-    finished = {"num_places": len(places), "descriptor_size": descriptors.shape[1], "index": kind, "is_complete": True}
-    _write_manifest(folder, manifest | finished)
-
-
-def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    write_text_atomically(folder / "manifest.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / "manifest.json"
+def _read_index(folder: Path, manifest: dict[str, Any]) -> DescriptorIndex:
+    """Read the index and check that it belongs to the other files."""
+    remedy = f"Everything else is usable: PlaceDatabase.rebuild_index({str(folder)!r}) makes the index anew."
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        version = manifest["schema_version"]
-    except FileNotFoundError:
-        raise PlaceDatabaseError(f"{folder} is no place database: it has no manifest.json.") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise PlaceDatabaseError(f"{path} cannot be read: {error!r}; build the database again.") from error
-    if version != SCHEMA_VERSION:
-        raise PlaceDatabaseError(
-            f"{folder} has schema version {version}, and this release reads {SCHEMA_VERSION}; build it again, or"
-            " install the release that made it."
-        )
-    found: dict[str, Any] = manifest
-    return found
+        index = DescriptorIndex.load(folder / INDEX)
+    except PlaceDatabaseError as error:
+        raise PlaceDatabaseError(f"{error} {remedy}") from error
+    expected = (manifest["num_places"], manifest["descriptor_size"], manifest["adapter"])
+    found = (len(index), index.num_channels, index.model)
+    names = ("number of places", "feature size", "adapter")
+    differing = [
+        f"{name} {is_there}, expected {wanted}"
+        for name, is_there, wanted in zip(names, found, expected, strict=True)
+        if is_there != wanted
+    ]
+    if differing:
+        raise PlaceDatabaseError(f"{folder / INDEX} belongs to another database: {'; '.join(differing)}. {remedy}")
+    return index
+
+
+def _copy_rows(source: ShardedArray, target: ShardedArray, rows: np.ndarray) -> None:
+    if len(source):
+        for start in range(0, len(rows), building.STEP_IMAGES):
+            target.append(source.read(rows[start : start + building.STEP_IMAGES]))

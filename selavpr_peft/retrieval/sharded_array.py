@@ -49,6 +49,11 @@ class ShardedArray:
         sizes: list[int] = np.diff(self._starts).tolist()
         return sizes
 
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of a row; there must be a shard."""
+        return self._open(0)[0].shape[1:]
+
     def refresh(self) -> None:
         """See shards that were added by others meanwhile."""
         starts = self._starts.tolist()

@@ -1,9 +1,13 @@
 """Indexes of descriptors: exact where they promise it, close where not, the same after saving and loading."""
 
+import json
+
+import faiss
 import numpy as np
 import pytest
 
 from selavpr_peft.errors import PlaceDatabaseError
+from selavpr_peft.files import crc32_of
 from selavpr_peft.retrieval.descriptor_index import KINDS, DescriptorIndex, choose_kind
 
 
@@ -68,6 +72,24 @@ class TestSearch:
         assert len(index) == 1000
         assert index.search(queries[-1:], 5)[1][0].tolist().count(950) == 1
 
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    def test_what_is_no_number_is_refused(self, index, database, value):
+        wrong = database[:3].copy()
+        wrong[1, 5] = value
+        for use in (lambda rows: index.search(rows, 5), index.add, DescriptorIndex.build):
+            with pytest.raises(ValueError, match="must be finite, got NaN or infinity in row 1"):
+                use(wrong)
+        assert len(index) == 1000
+
+    def test_another_length_is_refused(self, index, database):
+        for use in (lambda rows: index.search(rows, 5), index.add):
+            with pytest.raises(ValueError, match="must have 32 channels as those of the index, got 30"):
+                use(database[:3, :30])
+
+    def test_too_few_rows_to_learn_codes_from_are_refused(self, database):
+        with pytest.raises(ValueError, match="'ivf-pq' needs 256 rows or more, got 255; use 'flat'"):
+            DescriptorIndex.build(database[:255], "ivf-pq")
+
     def test_an_unknown_kind_is_answered_with_those_there_are(self, database):
         with pytest.raises(ValueError, match="must be one of 'flat', 'hnsw', 'ivf-sq', 'ivf-pq', got 'lsh'"):
             DescriptorIndex.build(database, "lsh")
@@ -107,6 +129,34 @@ class TestReach:
         assert sorted(index.search(unit_rows(1), 3)[1][0]) == [0, 1, 2]
 
 
+class TestRemove:
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_removed_rows_are_never_found_and_the_others_keep_their_numbers(self, database, queries, kind, tmp_path):
+        index = DescriptorIndex.build(database, kind)
+        before = index.search(queries, 5)[1]
+        index.remove(np.arange(0, 1000, 100))
+        index.save(tmp_path / "index.faiss")
+        for found in (index, DescriptorIndex.load(tmp_path / "index.faiss")):
+            rows = found.search(queries, 5)[1]
+            assert not set(range(0, 1000, 100)) & set(rows.flat)
+            assert np.array_equal(rows[1::2, 0], before[1::2, 0])  # these queries were made from rows that stayed
+            assert len(found) == 1000
+
+    def test_added_rows_come_behind_removed_ones(self, database):
+        index = DescriptorIndex.build(database[:10])
+        index.remove(np.array([9]))
+        index.add(database[10:12])
+        assert index.search(database[10:11], 1)[1].tolist() == [[10]]
+        assert index.is_live.tolist() == [True] * 9 + [False, True, True]
+
+    def test_rows_that_are_not_there_are_refused(self, database):
+        index = DescriptorIndex.build(database[:10])
+        for row in (-1, 10):
+            with pytest.raises(IndexError, match=r"must be in \[0, 10\)"):
+                index.remove(np.array([3, row]))
+        assert index.is_live.all()
+
+
 class TestFiles:
     @pytest.mark.parametrize("is_mapped", [False, True])
     def test_a_loaded_index_finds_the_same(self, index, queries, is_mapped, tmp_path):
@@ -115,11 +165,46 @@ class TestFiles:
         assert np.array_equal(loaded.search(queries, 5)[1], index.search(queries, 5)[1])
 
     def test_what_is_no_index_is_refused(self, tmp_path):
-        (tmp_path / "index.faiss").write_bytes(b"no index at all, but long enough to be read as one")
+        text = b"no index at all, but long enough to be read as one"
+        (tmp_path / "index.faiss").write_bytes(text)
+        with pytest.raises(PlaceDatabaseError, match="cannot be used without index.json beside it"):
+            DescriptorIndex.load(tmp_path / "index.faiss")
+        write_description(tmp_path, crc32=crc32_of(tmp_path / "index.faiss"))
         with pytest.raises(PlaceDatabaseError, match="cannot be read as a faiss index"):
             DescriptorIndex.load(tmp_path / "index.faiss")
+        (tmp_path / "index.faiss").unlink()
         with pytest.raises(PlaceDatabaseError, match="cannot be read as a faiss index"):
-            DescriptorIndex.load(tmp_path / "missing.faiss")
+            DescriptorIndex.load(tmp_path / "index.faiss")
+
+    def test_a_damaged_index_is_told_from_its_checksum(self, database, tmp_path):
+        path = tmp_path / "index.faiss"
+        DescriptorIndex.build(database).save(path)
+        content = bytearray(path.read_bytes())
+        content[-5] ^= 1  # a descriptor, which faiss would read as well
+        path.write_bytes(content)
+        with pytest.raises(PlaceDatabaseError, match="index.faiss is damaged: its checksum"):
+            DescriptorIndex.load(path)
+
+    def test_what_made_it_is_kept_with_it(self, database, tmp_path):
+        DescriptorIndex.build(database, "hnsw", model="abc").save(tmp_path / "index.faiss")
+        description = json.loads((tmp_path / "index.json").read_text())
+        expected = {"format_version": 1, "kind": "hnsw", "num_rows": 1000, "num_channels": 32, "model": "abc"}
+        assert expected.items() <= description.items()
+        assert description["faiss_version"] == faiss.__version__
+        loaded = DescriptorIndex.load(tmp_path / "index.faiss")
+        assert (loaded.kind, loaded.model, len(loaded), loaded.num_channels) == ("hnsw", "abc", 1000, 32)
+
+    def test_a_later_format_is_refused(self, database, tmp_path):
+        DescriptorIndex.build(database).save(tmp_path / "index.faiss")
+        write_description(tmp_path, format_version=2)
+        with pytest.raises(PlaceDatabaseError, match=r"format version 2 \(faiss 1.*and this release reads 1"):
+            DescriptorIndex.load(tmp_path / "index.faiss")
+
+
+def write_description(folder, **changes):
+    path = folder / "index.json"
+    description = json.loads(path.read_text()) if path.is_file() else {"format_version": 1}
+    path.write_text(json.dumps(description | changes))
 
 
 class TestChooseKind:

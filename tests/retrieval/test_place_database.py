@@ -1,4 +1,4 @@
-"""Place databases: what is stored, how an interrupted build goes on, and what is refused."""
+"""Place databases: what is stored, what is removed, how an interrupted build goes on, and what is refused."""
 
 import json
 
@@ -10,7 +10,8 @@ from filelock import FileLock
 from selavpr_peft.errors import PlaceDatabaseError
 from selavpr_peft.matching import quantize_local_features
 from selavpr_peft.modeling.preprocessing import Preprocessing
-from selavpr_peft.retrieval import PlaceDatabase, place_database
+from selavpr_peft.retrieval import PlaceDatabase, PlaceRecognizer, building, place_database
+from selavpr_peft.retrieval.descriptor_index import DescriptorIndex
 from selavpr_peft.retrieval.encoding import encode_places
 from selavpr_peft.retrieval.sharded_array import ShardedArray
 from tests.retrieval.conftest import make_model
@@ -18,7 +19,7 @@ from tests.retrieval.conftest import make_model
 
 @pytest.fixture(autouse=True)
 def _small_steps(monkeypatch):
-    monkeypatch.setattr(place_database, "STEP_IMAGES", 4)
+    monkeypatch.setattr(building, "STEP_IMAGES", 4)
 
 
 def described(model, places):
@@ -28,6 +29,12 @@ def described(model, places):
         torch.cat([batch.global_descriptors for batch in batches]),
         torch.cat([batch.local_features for batch in batches]),
     )
+
+
+def flip_a_byte(path, position):
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(data)
 
 
 def damage(photographs, number):
@@ -92,6 +99,123 @@ class TestBuild:
             PlaceDatabase.build(model, places, tmp_path / "db", local_dtype="bfloat16")
 
 
+def keys_found(model, database, image):
+    return {place.key for place in PlaceRecognizer(model, database).recognize(image, top_k=99)}
+
+
+class TestRemove:
+    @pytest.mark.parametrize("index_kind", ["flat", "hnsw", "ivf-sq"])
+    def test_a_removed_place_is_never_given_again(self, model, places, photographs, tmp_path, index_kind):
+        database = PlaceDatabase.build(model, places, tmp_path / "db", index_kind=index_kind)
+        database.remove(["place 7", "place 0"])
+        for opened in (database, PlaceDatabase.open(tmp_path / "db")):
+            assert len(opened) == 8
+            assert keys_found(model, opened, photographs / "7.png") == {f"place {n}" for n in (1, 2, 3, 4, 5, 6, 8, 9)}
+
+    def test_the_others_keep_their_rows(self, model, places, photographs, tmp_path):
+        database = PlaceDatabase.build(model, places, tmp_path / "db")
+        database.remove(["place 2"])
+        best = PlaceRecognizer(model, database).recognize(photographs / "7.png")[0]
+        assert (best.key, best.row, database.places[best.row]["key"]) == ("place 7", 7, "place 7")
+        assert best.num_matches > 200  # with its own local features
+
+    def test_nearness_and_removal_go_together(self, model, places, photographs, tmp_path):
+        database = PlaceDatabase.build(model, places, tmp_path / "db")
+        database.remove(["place 2"])
+        found = PlaceRecognizer(model, database).recognize(photographs / "7.png", near=(66.002, -18.0), radius_m=120)
+        assert sorted(place.row for place in found) == [1, 3]
+
+    def test_what_is_open_elsewhere_sees_it_when_it_looks(self, model, places, photographs, tmp_path):
+        database = PlaceDatabase.build(model, places, tmp_path / "db")
+        elsewhere = PlaceDatabase.open(tmp_path / "db")
+        database.remove(["place 7"])
+        assert "place 7" in keys_found(model, elsewhere, photographs / "7.png")
+        elsewhere.refresh()
+        assert "place 7" not in keys_found(model, elsewhere, photographs / "7.png")
+
+    def test_removals_by_two_add_up(self, model, places, tmp_path):
+        first = PlaceDatabase.build(model, places, tmp_path / "db")
+        second = PlaceDatabase.open(tmp_path / "db")
+        first.remove(["place 1"])
+        second.remove(["place 2"])
+        assert PlaceDatabase.open(tmp_path / "db").manifest["removed_rows"] == [1, 2]
+
+    @pytest.mark.parametrize("key", ["place 77", "place 1"])
+    def test_a_place_that_is_not_there_or_not_any_more_removes_nothing(self, model, places, tmp_path, key):
+        database = PlaceDatabase.build(model, places, tmp_path / "db")
+        database.remove(["place 1"])
+        with pytest.raises(PlaceDatabaseError, match=f"has no place '{key}'; keys are those of its table"):
+            database.remove(["place 2", key])
+        assert len(database) == len(PlaceDatabase.open(tmp_path / "db")) == 9
+
+    def test_a_full_disk_removes_nothing(self, model, places, tmp_path, monkeypatch):
+        database = PlaceDatabase.build(model, places, tmp_path / "db")
+
+        def full(*arguments, **options):
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as context:
+            context.setattr("selavpr_peft.files.Path.write_text", full)
+            with pytest.raises(OSError, match="No space left"):
+                database.remove(["place 2"])
+        assert len(database) == len(PlaceDatabase.open(tmp_path / "db")) == 10
+
+    def test_a_second_writer_is_refused(self, model, places, tmp_path):
+        database = PlaceDatabase.build(model, places, tmp_path / "db")
+        with FileLock(tmp_path / "db" / ".lock"), pytest.raises(PlaceDatabaseError, match="by another process"):
+            database.remove(["place 2"])
+
+    def test_an_empty_database_finds_nothing(self, model, places, photographs, tmp_path):
+        database = PlaceDatabase.build(model, places, tmp_path / "db")
+        database.remove(places["key"][:])
+        assert len(database) == 0
+        assert keys_found(model, PlaceDatabase.open(tmp_path / "db"), photographs / "7.png") == set()
+
+
+class TestCompact:
+    @pytest.fixture
+    def database(self, model, places, tmp_path):
+        database = PlaceDatabase.build(model, places, tmp_path / "db")
+        database.remove(["place 2", "place 5"])
+        return database
+
+    def test_the_new_database_is_one_that_never_had_the_removed_places(self, model, places, database, tmp_path):
+        compact = database.compact(tmp_path / "compact")
+        kept = [0, 1, 3, 4, 6, 7, 8, 9]
+        built = PlaceDatabase.build(model, places.select(kept), tmp_path / "built")
+        assert compact.places[:] == built.places[:]
+        assert compact.manifest == built.manifest | {
+            name: compact.manifest[name] for name in ("places", "places_crc32")
+        }
+        found, expected = ({n: d for n, d in content(x.folder).items() if is_array(n)} for x in (compact, built))
+        assert found == expected
+        assert not any(b"place 2" in data for data in content(compact.folder).values())
+
+    def test_the_old_one_stays_as_it_is(self, database, tmp_path):
+        before = content(database.folder)
+        database.compact(tmp_path / "compact")
+        assert content(database.folder) == before
+
+    def test_only_a_new_folder_is_written(self, database, photographs):
+        with pytest.raises(PlaceDatabaseError, match="is there already; name a new folder"):
+            database.compact(photographs)
+
+    def test_nothing_is_left_when_it_fails(self, database, tmp_path):
+        flip_a_byte(database.folder / "descriptors" / "00002.npy", -1)
+        with pytest.raises(PlaceDatabaseError, match="00002.npy is damaged"):
+            database.compact(tmp_path / "compact")
+        assert not [path for path in tmp_path.iterdir() if "compact" in path.name]
+
+    def test_a_database_without_places_is_refused(self, database, places, tmp_path):
+        database.remove([key for key in places["key"] if key not in ("place 2", "place 5")])
+        with pytest.raises(PlaceDatabaseError, match="All places of .* were removed"):
+            database.compact(tmp_path / "compact")
+
+
+def is_array(name):
+    return name.startswith(("descriptors", "local_features", "index"))
+
+
 def content(folder):
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
@@ -103,7 +227,7 @@ class TestInterruption:
         self, model, places, tmp_path, monkeypatch, at_image
     ):
         PlaceDatabase.build(model, places, tmp_path / "whole", batch_size=4)
-        encode, described_rows = place_database.encode_places, []
+        encode, described_rows = building.encode_places, []
 
         def fail(model, part, preprocessing, **options):
             if at_image in part["frame"][:]:
@@ -111,7 +235,7 @@ class TestInterruption:
             return encode(model, part, preprocessing, **options)
 
         with monkeypatch.context() as context:
-            context.setattr(place_database, "encode_places", fail)
+            context.setattr(building, "encode_places", fail)
             with pytest.raises(KeyboardInterrupt):
                 PlaceDatabase.build(model, places, tmp_path / "db", batch_size=4)
         with pytest.raises(PlaceDatabaseError, match="is not complete; run the same build again"):
@@ -121,7 +245,7 @@ class TestInterruption:
             described_rows.extend(part["frame"][:])
             return encode(model, part, preprocessing, **options)
 
-        monkeypatch.setattr(place_database, "encode_places", note)
+        monkeypatch.setattr(building, "encode_places", note)
         PlaceDatabase.build(model, places, tmp_path / "db", batch_size=4)
         assert described_rows == list(range(at_image // 4 * 4, 10))
         assert content(tmp_path / "db") == content(tmp_path / "whole")
@@ -154,7 +278,7 @@ class TestInterruption:
 
     def test_building_a_complete_database_again_does_nothing(self, model, places, tmp_path, monkeypatch):
         PlaceDatabase.build(model, places, tmp_path / "db")
-        monkeypatch.setattr(place_database, "encode_places", None)
+        monkeypatch.setattr(building, "encode_places", None)
         assert len(PlaceDatabase.build(model, places, tmp_path / "db")) == 10
 
 
@@ -229,12 +353,57 @@ class TestRefusals:
 
     def test_an_index_of_another_size_is_refused(self, database):
         (database.folder / "manifest.json").write_text(json.dumps(database.manifest | {"num_places": 11}))
-        with pytest.raises(PlaceDatabaseError, match="10 places and an index of 10, but its manifest says 11"):
+        with pytest.raises(PlaceDatabaseError, match="index.faiss belongs .*: number of places 10, expected 11"):
             PlaceDatabase.open(database.folder)
+
+    def test_the_index_of_another_adapter_is_refused(self, database, places, tmp_path):
+        other = PlaceDatabase.build(make_model(seed=1), places, tmp_path / "other")
+        for name in ("index.faiss", "index.json"):
+            (database.folder / name).write_bytes((other.folder / name).read_bytes())
+        with pytest.raises(PlaceDatabaseError, match="index.faiss belongs to another database: adapter"):
+            PlaceDatabase.open(database.folder)
+
+    def test_an_index_of_another_feature_size_is_refused(self, database):
+        index = DescriptorIndex.build(np.eye(10, 16, dtype=np.float32), model=database.manifest["adapter"])
+        index.save(database.folder / "index.faiss")
+        with pytest.raises(PlaceDatabaseError, match="feature size 16, expected 64"):
+            PlaceDatabase.open(database.folder)
+
+    @pytest.mark.parametrize("name", ["index.faiss", "index.json"])
+    def test_a_damaged_index_is_named_and_made_anew_from_the_rest(self, model, photographs, database, name):
+        database.remove(["place 3"])
+        flip_a_byte(database.folder / name, 3)
+        with pytest.raises(PlaceDatabaseError, match=r"index\.faiss .*PlaceDatabase\.rebuild_index\("):
+            PlaceDatabase.open(database.folder)
+        PlaceDatabase.rebuild_index(database.folder)
+        again = PlaceDatabase.open(database.folder)
+        assert PlaceRecognizer(model, again).recognize(photographs / "7.png")[0].key == "place 7"
+        assert len(again) == 9  # what was removed stays removed
+
+    def test_an_index_may_be_made_of_another_kind(self, database):
+        PlaceDatabase.rebuild_index(database.folder, "hnsw")
+        again = PlaceDatabase.open(database.folder)
+        assert again.index.kind == again.manifest["index"] == "hnsw"
+
+    @pytest.mark.parametrize("is_missing", [False, True])
+    def test_a_damaged_table_of_places_is_named(self, database, is_missing):
+        path = database.folder / "places.parquet"
+        path.unlink() if is_missing else flip_a_byte(path, 40)
+        with pytest.raises(PlaceDatabaseError, match=r"places\.parquet is missing or damaged"):
+            PlaceDatabase.open(database.folder)
+
+    def test_missing_local_features_are_named(self, database):
+        (database.folder / "local_features" / "00002.crc.npy").unlink()
+        with pytest.raises(PlaceDatabaseError, match="local_features holds 8 places, but the manifest says 10"):
+            PlaceDatabase.open(database.folder)
+
+    def test_damaged_descriptors_are_named_by_place(self, database):
+        flip_a_byte(database.folder / "descriptors" / "00001.npy", -1)
+        assert [key for key, _ in database.damaged_places()] == ["place 7"]
 
     def test_damaged_features_are_named_by_place(self, database):
         path = database.folder / "local_features" / "00000.npy"
         path.write_bytes(path.read_bytes()[:-1] + b"\xff")
         found = list(PlaceDatabase.open(database.folder).damaged_places())
-        assert [key for key, _ in found] == ["place 3" if place_database.STEP_IMAGES == 4 else "place 9"]
+        assert [key for key, _ in found] == ["place 3" if building.STEP_IMAGES == 4 else "place 9"]
         assert "00000.npy is damaged" in found[0][1]

@@ -1,0 +1,178 @@
+"""Build a place database step by step, so that an interrupted build goes on after its last complete step."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from datasets import Dataset, Image
+from peft import PeftModel
+from pyarrow import parquet
+from tqdm.auto import tqdm
+
+from selavpr_peft.data.schema import IMAGE, KEY
+from selavpr_peft.errors import PlaceDatabaseError
+from selavpr_peft.files import crc32_of, write_atomically
+from selavpr_peft.matching import quantize_local_features
+from selavpr_peft.modeling.preprocessing import Preprocessing
+from selavpr_peft.retrieval.descriptor_index import DescriptorIndex, choose_kind
+from selavpr_peft.retrieval.encoding import EncodedBatch, encode_places
+from selavpr_peft.retrieval.manifest import (
+    MANIFEST,
+    SCHEMA_VERSION,
+    describe_settings,
+    locked,
+    read_manifest,
+    write_manifest,
+)
+from selavpr_peft.retrieval.sharded_array import ShardedArray
+
+PLACES, INDEX = "places.parquet", "index.faiss"
+DESCRIPTORS, LOCAL_FEATURES, ROWS = "descriptors", "local_features", "rows"
+
+STEP_IMAGES = 64
+"""Images described between two points a build can be resumed at; the local features of a step are one shard."""
+
+
+def build_database(
+    model: PeftModel,
+    table: Dataset,
+    folder: Path,
+    *,
+    local_dtype: str,
+    index_kind: str | None,
+    options: dict[str, Any],
+) -> None:
+    """Describe places and write a database, or go on with one that was interrupted.
+
+    Args:
+        model: A model with a SelaVPR adapter, in evaluation mode.
+        table: The places.
+        folder: Where to write.
+        local_dtype: Form of the local features.
+        index_kind: One of `descriptor_index.KINDS`; None chooses by size.
+        options: Further arguments of `encode_places`.
+
+    Raises:
+        PlaceDatabaseError: If the folder holds something else, or somebody else is writing there.
+    """
+    manifest = describe_settings(model) | {
+        "schema_version": SCHEMA_VERSION,
+        "local_dtype": local_dtype,
+        "places": _digest_of(table),
+        "is_complete": False,
+    }
+    with locked(folder):
+        if _begin(folder, manifest):
+            return
+        unreadable = _describe_steps(model, table, folder, local_dtype, options)
+        kept = table.select(ShardedArray(folder / ROWS).read_all())
+        finish_database(folder, _with_paths(kept), manifest | {"unreadable_images": unreadable}, index_kind)
+
+
+def finish_database(folder: Path, places: pa.Table, manifest: dict[str, Any], index_kind: str | None) -> None:
+    """Write the table of places and the index of a folder that has all arrays, and last the manifest that says so.
+
+    Args:
+        folder: The database.
+        places: Table in the order of the rows.
+        manifest: What is known of how the arrays were made.
+        index_kind: One of `descriptor_index.KINDS`; None chooses by size.
+    """
+    write_atomically(folder / PLACES, lambda temporary: parquet.write_table(places, temporary))
+    index = write_index(folder, manifest["adapter"], index_kind)
+    features = ShardedArray(folder / LOCAL_FEATURES)
+    finished = {
+        "num_places": len(places),
+        "descriptor_size": index.num_channels,
+        "local_map_shape": list(features.row_shape) if len(features) else None,
+        "index": index.kind,
+        "places_crc32": crc32_of(folder / PLACES),
+        "removed_rows": [],
+        "is_complete": True,
+    }
+    write_manifest(folder, manifest | finished)
+
+
+def write_index(folder: Path, adapter: str, kind: str | None) -> DescriptorIndex:
+    """Index the descriptors that a database keeps.
+
+    Args:
+        folder: The database.
+        adapter: Digest of the adapter they were made with.
+        kind: One of `descriptor_index.KINDS`; None chooses by size.
+    """
+    descriptors = ShardedArray(folder / DESCRIPTORS).read_all()
+    index = DescriptorIndex.build(descriptors, kind or choose_kind(*descriptors.shape), adapter)
+    index.save(folder / INDEX)
+    return index
+
+
+def _digest_of(table: Dataset) -> str:
+    """Identify the places, so that a build is not continued with others."""
+    digest = hashlib.blake2b(digest_size=16)
+    for key in table[KEY][:]:
+        digest.update(f"{key}\n".encode())
+    return digest.hexdigest()
+
+
+def _begin(folder: Path, manifest: dict[str, Any]) -> bool:
+    """Start a database, or check that the one there is the same; True if it is complete already."""
+    if not (folder / MANIFEST).is_file():
+        others = [path.name for path in folder.iterdir() if path.name != ".lock"]
+        if others:
+            raise PlaceDatabaseError(
+                f"{folder} is no place database but holds {sorted(others)[:3]}; name a new folder."
+            )
+        write_manifest(folder, manifest)
+        return False
+    found = read_manifest(folder)
+    differing = [name for name in manifest if name != "is_complete" and found.get(name) != manifest[name]]
+    if differing:
+        raise PlaceDatabaseError(
+            f"{folder} holds a database with another {' and '.join(differing)}; name another folder, or delete it."
+        )
+    return bool(found["is_complete"])
+
+
+def _describe_steps(
+    model: PeftModel, table: Dataset, folder: Path, local_dtype: str, options: dict[str, Any]
+) -> list[str]:
+    """Describe what has not been described yet; gives the images that could not be read."""
+    rows, descriptors, features = (ShardedArray(folder / name) for name in (ROWS, DESCRIPTORS, LOCAL_FEATURES))
+    done = rows.num_shards  # written last in a step
+    kept = sum(size > 0 for size in rows.shard_sizes)
+    descriptors.truncate(kept)
+    features.truncate(kept)
+    preprocessing = Preprocessing.of(model.active_peft_config)
+    starts = range(done * STEP_IMAGES, len(table), STEP_IMAGES)
+    for start in tqdm(starts, desc="building", unit=f"{STEP_IMAGES} images", initial=done, total=done + len(starts)):
+        part = table.select(range(start, min(start + STEP_IMAGES, len(table))))
+        batches = [batch for batch in encode_places(model, part, preprocessing, **options) if batch.rows]
+        if batches:
+            descriptors.append(np.concatenate([batch.global_descriptors.numpy() for batch in batches]))
+            _append_local_features(features, batches, local_dtype)
+        rows.append(np.array([start + row for batch in batches for row in batch.rows], dtype=np.int64))
+    if not len(rows):
+        raise PlaceDatabaseError(f"None of the {len(table)} images can be read; see the messages above.")
+    readable = set(rows.read_all().tolist())
+    return [key for row, key in enumerate(table[KEY][:]) if row not in readable]
+
+
+def _append_local_features(features: ShardedArray, batches: list[EncodedBatch], local_dtype: str) -> None:
+    forms = [
+        quantize_local_features(batch.local_features, local_dtype)
+        for batch in batches
+        if batch.local_features is not None
+    ]
+    if forms:
+        features.append(torch.cat(forms).numpy())
+
+
+def _with_paths(table: Dataset) -> pa.Table:
+    """Replace every picture by its path."""
+    images = table.select_columns(IMAGE).cast_column(IMAGE, Image(decode=False))[:][IMAGE]
+    places = table.remove_columns(IMAGE).with_format("arrow")[:]
+    return places.append_column(IMAGE, pa.array([image["path"] for image in images], pa.string()))

@@ -1,0 +1,86 @@
+"""The manifest of a place database: its version, how everything in it was made, and whether it is complete."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from peft import PeftModel
+
+from selavpr_peft.errors import PlaceDatabaseError
+from selavpr_peft.files import write_text_atomically
+from selavpr_peft.retrieval.fingerprint import adapter_fingerprint, backbone_fingerprint
+
+MANIFEST = "manifest.json"
+SCHEMA_VERSION = 1
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read the manifest of a database.
+
+    Args:
+        folder: The database.
+
+    Raises:
+        PlaceDatabaseError: If there is none, or it is damaged or of another version.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        version = manifest["schema_version"]
+    except FileNotFoundError:
+        raise PlaceDatabaseError(f"{folder} is no place database: it has no {MANIFEST}.") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise PlaceDatabaseError(f"{path} cannot be read: {error!r}; build the database again.") from error
+    if version != SCHEMA_VERSION:
+        raise PlaceDatabaseError(
+            f"{folder} has schema version {version}, and this release reads {SCHEMA_VERSION}; build it again, or"
+            " install the release that made it."
+        )
+    found: dict[str, Any] = manifest
+    return found
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write the manifest of a database, all of it or nothing.
+
+    Args:
+        folder: The database.
+        manifest: What to write.
+    """
+    write_text_atomically(folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+
+
+def describe_settings(model: PeftModel) -> dict[str, Any]:
+    """Name everything that a description depends on.
+
+    Args:
+        model: A model with a SelaVPR adapter.
+    """
+    config = model.active_peft_config
+    return {
+        "backbone": backbone_fingerprint(model),
+        "adapter": adapter_fingerprint(model),
+        "position_interpolation": config.position_interpolation,
+        "preprocessing": {"image_size": list(config.image_size), "resize": config.resize},
+    }
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other writers out of a database while the block runs.
+
+    Args:
+        folder: The database; made if it is not there.
+
+    Raises:
+        PlaceDatabaseError: If somebody else is writing.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise PlaceDatabaseError(f"{folder} is being built by another process; wait for it, or stop it.") from None
