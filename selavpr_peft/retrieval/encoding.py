@@ -2,7 +2,7 @@
 
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +67,7 @@ def encode_places(
 
     Raises:
         UnreadableImageError: In strict mode, with the name of the image.
-        ValueError: If the model gives NaN or infinity for an image; the message names it.
+        ValueError: If the model gives NaN, infinity or only zeros for an image; the message names it.
     """
     images = _Images(places, preprocessing)
     loader = torch.utils.data.DataLoader(images, batch_size, num_workers=num_workers, collate_fn=list)
@@ -80,7 +80,7 @@ def encode_places(
                 pixel_values = torch.stack([item.pixel_values for item in readable])
                 rows = [item.row for item in readable]
                 descriptors, features = describe(model, pixel_values)
-                _check_finite(descriptors, features, rows, places)
+                check_descriptions(descriptors, features, _names(places, rows))
                 yield EncodedBatch(
                     rows=rows, global_descriptors=descriptors, local_features=features, unreadable=unreadable
                 )
@@ -168,11 +168,28 @@ def describe(
     return output.global_descriptors.cpu(), None if features is None else features.cpu()
 
 
-def _check_finite(descriptors: Tensor, features: Tensor | None, rows: list[int], places: datasets.Dataset) -> None:
-    is_finite = descriptors.isfinite().all(dim=1)
+def check_descriptions(
+    descriptors: Float[Tensor, "B D"], features: Float[Tensor, "B H W C"] | None, names: Sequence[str]
+) -> None:
+    """Raise unless images have descriptions that can be compared.
+
+    Args:
+        descriptors: Their global descriptors.
+        features: Their local features.
+        names: What a message calls them.
+
+    Raises:
+        ValueError: Naming an image whose description holds NaN or infinity, or nothing but zeros.
+    """
+    is_usable = descriptors.isfinite().all(dim=1) & descriptors.any(dim=1)
     if features is not None:
-        is_finite &= features.isfinite().flatten(1).all(dim=1)
-    if not is_finite.all():
-        row = rows[int((~is_finite).nonzero()[0])]
-        name = places["key"][row] if "key" in places.column_names else f"row {row}"
-        raise ValueError(f"The model gives NaN or infinity for {name}; check the adapter's weights and the type used.")
+        is_usable &= features.isfinite().flatten(1).all(dim=1) & features.flatten(1).any(dim=1)
+    if not is_usable.all():
+        raise ValueError(
+            f"The model gives NaN, infinity or only zeros for {names[int(is_usable.int().argmin())]}; check the"
+            " adapter's weights and the type used."
+        )
+
+
+def _names(places: datasets.Dataset, rows: list[int]) -> list[str]:
+    return places["key"][rows] if "key" in places.column_names else [f"row {row}" for row in rows]

@@ -16,7 +16,7 @@ from selavpr_peft.data.schema import IMAGE, KEY
 from selavpr_peft.errors import UnreadableImageError
 from selavpr_peft.matching import count_mutual_matches, num_in_doubt, quantize_local_features, rerank
 from selavpr_peft.modeling.preprocessing import as_rgb, read_image
-from selavpr_peft.retrieval.encoding import describe
+from selavpr_peft.retrieval.encoding import check_descriptions, describe
 from selavpr_peft.retrieval.matched_points import MatchedPoints, match_pictures
 from selavpr_peft.retrieval.place_database import PlaceDatabase
 
@@ -109,7 +109,9 @@ class PlaceRecognizer:
 
         Raises:
             UnreadableImageError: If a photograph cannot be read; the message names it.
-            ValueError: If a number is out of range, or the database cannot tell what is near.
+            TypeError: If it is neither a path nor a Pillow image.
+            ValueError: If a number is out of range, the model gives no usable description, or the database cannot tell
+                what is near.
         """
         if top_k < 1 or rerank_num < 0:
             raise ValueError(f"top_k must be at least 1 and rerank_num at least 0, got {top_k} and {rerank_num}.")
@@ -144,6 +146,7 @@ class PlaceRecognizer:
     def _recognize_batch(self, images: Sequence[Picture], ask: _Question) -> list[list[RecognizedPlace]]:
         prepare = self.database.preprocessing
         descriptors, features = describe(self.model, torch.stack([prepare(_read(image)) for image in images]))
+        check_descriptions(descriptors, features, [str(image) for image in images])
         if not self.database.has_local_features or features is None:
             ask = replace(ask, rerank_num=0)
         number = max(ask.top_k, ask.rerank_num)
@@ -217,4 +220,8 @@ def distances_m(
 
 
 def _read(image: Picture) -> Image.Image:
-    return as_rgb(image) if isinstance(image, Image.Image) else read_image(image)
+    if isinstance(image, Image.Image):
+        return as_rgb(image)
+    if isinstance(image, str | Path):
+        return read_image(image)
+    raise TypeError(f"A photograph must be a path or a Pillow image, got {type(image).__name__}.")

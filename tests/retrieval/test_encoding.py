@@ -180,14 +180,16 @@ class TestNumbersThatAreNone:
         for parameter_name, parameter in model.named_parameters():
             if name in parameter_name:
                 parameter.data.fill_(torch.nan)
-        with pytest.raises(ValueError, match="gives NaN or infinity for place-0; check the adapter's weights"):
+        with pytest.raises(
+            ValueError, match="gives NaN, infinity or only zeros for place-0; check the adapter's weights"
+        ):
             list(encode_places(model, places_of(files), PREPROCESSING))
 
     def test_the_right_image_is_named(self, model, files):
         files[0].write_bytes(b"damaged")
         places = places_of(files).remove_columns("key")
         spoiling = SpoilLast(model)
-        with pytest.raises(ValueError, match="gives NaN or infinity for row 2;"):
+        with pytest.raises(ValueError, match="gives NaN, infinity or only zeros for row 2;"):
             list(encode_places(spoiling, places, PREPROCESSING, batch_size=3))
 
 

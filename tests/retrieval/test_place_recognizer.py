@@ -8,7 +8,7 @@ from PIL import Image
 from selavpr_peft.errors import PlaceDatabaseError, UnreadableImageError
 from selavpr_peft.matching import count_mutual_matches, quantize_local_features, rerank
 from selavpr_peft.modeling.preprocessing import Preprocessing, read_image
-from selavpr_peft.retrieval import PlaceDatabase, PlaceRecognizer
+from selavpr_peft.retrieval import PlaceDatabase, PlaceRecognizer, place_recognizer
 from selavpr_peft.retrieval.place_recognizer import distances_m
 from tests.retrieval.conftest import make_model
 
@@ -131,6 +131,27 @@ class TestRefusals:
         with pytest.raises(UnreadableImageError, match=r"notes\.txt"):
             recognizer.recognize(tmp_path / "notes.txt")
 
+    def test_what_is_neither_path_nor_picture_is_refused(self, recognizer):
+        for wrong in (np.zeros((4, 4, 3), np.uint8), [b"bytes"]):
+            with pytest.raises(TypeError, match="path or a Pillow image, got|Type-check error"):  # the latter in tests
+                recognizer.recognize(wrong)
+
+    @pytest.mark.parametrize("value", [np.nan, 0.0])
+    @pytest.mark.parametrize("part", ["global_descriptors", "local_features"])
+    def test_a_description_that_says_nothing_is_refused_and_the_picture_named(
+        self, recognizer, photographs, darkened, monkeypatch, part, value
+    ):
+        describe = place_recognizer.describe
+
+        def spoil(model, pixel_values):
+            descriptors, features = (part.clone() for part in describe(model, pixel_values))
+            (descriptors if part == "global_descriptors" else features)[1] = value
+            return descriptors, features
+
+        monkeypatch.setattr(place_recognizer, "describe", spoil)
+        with pytest.raises(ValueError, match=r"NaN, infinity or only zeros for .*query\.png; check"):
+            recognizer.recognize([photographs / "7.png", darkened])
+
     @pytest.mark.parametrize("numbers", [{"top_k": 0}, {"rerank_num": -1}])
     def test_numbers_out_of_range_are_refused(self, recognizer, darkened, numbers):
         with pytest.raises(ValueError, match="top_k must be at least 1 and rerank_num at least 0"):
@@ -155,8 +176,11 @@ class TestRefusals:
         content = bytearray(path.read_bytes())
         content[200] ^= 1
         path.write_bytes(content)
+        again = PlaceRecognizer(recognizer.model, PlaceDatabase.open(path.parent.parent))
         with pytest.raises(PlaceDatabaseError, match=r"00000\.npy is damaged"):
-            PlaceRecognizer(recognizer.model, PlaceDatabase.open(path.parent.parent)).recognize(darkened)
+            again.recognize(darkened)
+        again.database.remove(key for key, _ in list(again.database.damaged_places()))
+        assert len(again.recognize(darkened)) == 9  # the rest is usable
 
 
 class TestDistances:
