@@ -3,15 +3,19 @@
 from selavpr_peft.matching.mutual_neighbours import count_mutual_matches, mutual_matches
 from selavpr_peft.matching.quantisation import LOCAL_DTYPES, fastest_local_dtype, quantize_local_features
 from selavpr_peft.matching.ranking import num_in_doubt, rerank
+from selavpr_peft.matching.thinning import grid_locations, grid_within, thin_out
 from selavpr_peft.matching.two_pass import rerank_in_two_passes
 
 __all__ = [
     "LOCAL_DTYPES",
     "count_mutual_matches",
     "fastest_local_dtype",
+    "grid_locations",
+    "grid_within",
     "mutual_matches",
     "num_in_doubt",
     "quantize_local_features",
     "rerank",
     "rerank_in_two_passes",
+    "thin_out",
 ]

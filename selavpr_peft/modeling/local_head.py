@@ -37,6 +37,21 @@ def up_convolution(in_channels: int, out_channels: int) -> nn.ConvTranspose2d:
     return nn.ConvTranspose2d(in_channels, out_channels, kernel_size=3, stride=2, padding=1, dtype=torch.float32)
 
 
+def local_map_size(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
+    """Give height and width of the map of local features of an image.
+
+    Args:
+        image_size: Height and width of the network's input, in pixels.
+        patch_size: Patch size of the backbone in pixels.
+
+    Example:
+        >>> local_map_size((224, 322), patch_size=14)
+        (61, 89)
+    """
+    height, width = (4 * (side // patch_size) - 3 for side in image_size)
+    return height, width
+
+
 def location_centres_px(height: int, width: int, patch_size: int) -> Float[Tensor, "H W 2"]:
     """Give the image position of every local feature.
 

@@ -8,14 +8,17 @@ import numpy as np
 import pyarrow as pa
 import torch
 from datasets import Dataset, Image
+from jaxtyping import Float, Num
 from peft import PeftModel
 from pyarrow import parquet
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from selavpr_peft.data.schema import IMAGE, KEY
 from selavpr_peft.errors import PlaceDatabaseError
 from selavpr_peft.files import crc32_of, write_atomically
-from selavpr_peft.matching import quantize_local_features
+from selavpr_peft.matching import grid_within, quantize_local_features, thin_out
+from selavpr_peft.modeling.local_head import local_map_size
 from selavpr_peft.modeling.preprocessing import Preprocessing
 from selavpr_peft.retrieval.descriptor_index import DescriptorIndex, choose_kind
 from selavpr_peft.retrieval.encoding import EncodedBatch, encode_places
@@ -29,8 +32,8 @@ from selavpr_peft.retrieval.manifest import (
 )
 from selavpr_peft.retrieval.sharded_array import ShardedArray
 
-PLACES, INDEX = "places.parquet", "index.faiss"
-DESCRIPTORS, LOCAL_FEATURES, ROWS = "descriptors", "local_features", "rows"
+PLACES, INDEX, INDEX_DESCRIPTION = "places.parquet", "index.faiss", "index.json"
+ARRAYS = DESCRIPTORS, LOCAL_FEATURES, ROWS = "descriptors", "local_features", "rows"
 
 STEP_IMAGES = 64
 """Images described between two points a build can be resumed at; the local features of a step are one shard."""
@@ -42,6 +45,7 @@ def build_database(
     folder: Path,
     *,
     local_dtype: str,
+    keep_locations: int | None,
     index_kind: str | None,
     options: dict[str, Any],
 ) -> None:
@@ -52,6 +56,7 @@ def build_database(
         table: The places.
         folder: Where to write.
         local_dtype: Form of the local features.
+        keep_locations: Local features kept of every image, at most; None for all.
         index_kind: One of `descriptor_index.KINDS`; None chooses by size.
         options: Further arguments of `encode_places`.
 
@@ -61,13 +66,14 @@ def build_database(
     manifest = describe_settings(model) | {
         "schema_version": SCHEMA_VERSION,
         "local_dtype": local_dtype,
+        "kept_locations": _describe_kept(model, keep_locations),
         "places": _digest_of(table),
         "is_complete": False,
     }
     with locked(folder):
         if _begin(folder, manifest):
             return
-        unreadable = _describe_steps(model, table, folder, local_dtype, options)
+        unreadable = _describe_steps(model, table, folder, manifest, options)
         kept = table.select(ShardedArray(folder / ROWS).read_all())
         finish_database(folder, _with_paths(kept), manifest | {"unreadable_images": unreadable}, index_kind)
 
@@ -110,6 +116,15 @@ def write_index(folder: Path, adapter: str, kind: str | None) -> DescriptorIndex
     return index
 
 
+def _describe_kept(model: PeftModel, keep_locations: int | None) -> dict[str, list[int]] | None:
+    """Name the grid of locations that is kept of a map; None where all are."""
+    config = model.active_peft_config
+    if keep_locations is None or not config.use_local_head:
+        return None
+    map_size = local_map_size(config.image_size, config.backbone_patch_size)
+    return {"map_size": list(map_size), "grid": list(grid_within(map_size, keep_locations))}
+
+
 def _digest_of(table: Dataset) -> str:
     """Identify the places, so that a build is not continued with others."""
     digest = hashlib.blake2b(digest_size=16)
@@ -138,7 +153,7 @@ def _begin(folder: Path, manifest: dict[str, Any]) -> bool:
 
 
 def _describe_steps(
-    model: PeftModel, table: Dataset, folder: Path, local_dtype: str, options: dict[str, Any]
+    model: PeftModel, table: Dataset, folder: Path, manifest: dict[str, Any], options: dict[str, Any]
 ) -> list[str]:
     """Describe what has not been described yet; gives the images that could not be read."""
     rows, descriptors, features = (ShardedArray(folder / name) for name in (ROWS, DESCRIPTORS, LOCAL_FEATURES))
@@ -153,7 +168,7 @@ def _describe_steps(
         batches = [batch for batch in encode_places(model, part, preprocessing, **options) if batch.rows]
         if batches:
             descriptors.append(np.concatenate([batch.global_descriptors.numpy() for batch in batches]))
-            _append_local_features(features, batches, local_dtype)
+            _append_local_features(features, batches, manifest)
         rows.append(np.array([start + row for batch in batches for row in batch.rows], dtype=np.int64))
     if not len(rows):
         raise PlaceDatabaseError(f"None of the {len(table)} images can be read; see the messages above.")
@@ -161,14 +176,16 @@ def _describe_steps(
     return [key for row, key in enumerate(table[KEY][:]) if row not in readable]
 
 
-def _append_local_features(features: ShardedArray, batches: list[EncodedBatch], local_dtype: str) -> None:
-    forms = [
-        quantize_local_features(batch.local_features, local_dtype)
-        for batch in batches
-        if batch.local_features is not None
-    ]
+def _append_local_features(features: ShardedArray, batches: list[EncodedBatch], manifest: dict[str, Any]) -> None:
+    forms = [_stored_form(batch.local_features, manifest) for batch in batches if batch.local_features is not None]
     if forms:
         features.append(torch.cat(forms).numpy())
+
+
+def _stored_form(features: Float[Tensor, "B H W C"], manifest: dict[str, Any]) -> Num[Tensor, "B h w D"]:
+    kept = manifest["kept_locations"]
+    some = features if kept is None else thin_out(features, tuple(kept["grid"]))
+    return quantize_local_features(some, manifest["local_dtype"])
 
 
 def _with_paths(table: Dataset) -> pa.Table:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from jaxtyping import Num
+from jaxtyping import Int, Num
 from peft import PeftModel
 from pyarrow import parquet
 from torch import Tensor
@@ -28,7 +28,7 @@ from selavpr_peft.data.loading import DATABASE, load_places
 from selavpr_peft.data.schema import KEY
 from selavpr_peft.errors import PlaceDatabaseError
 from selavpr_peft.files import crc32_of, folder_written_at_once
-from selavpr_peft.matching import LOCAL_DTYPES
+from selavpr_peft.matching import LOCAL_DTYPES, grid_locations
 from selavpr_peft.modeling.preprocessing import Preprocessing
 from selavpr_peft.retrieval import building
 from selavpr_peft.retrieval.building import DESCRIPTORS, INDEX, LOCAL_FEATURES, PLACES, ROWS
@@ -89,6 +89,7 @@ class PlaceDatabase:
         folder: str | Path,
         *,
         local_dtype: str = "float16",
+        keep_locations: int | None = None,
         index_kind: str | None = None,
         batch_size: int = 16,
         num_workers: int = 0,
@@ -101,6 +102,7 @@ class PlaceDatabase:
             places: Anything `load_places` takes; its database images.
             folder: Where to write.
             local_dtype: Form of the local features, one of STORED_DTYPES.
+            keep_locations: Local features kept of every image, at most, at the points of an even grid; None for all.
             index_kind: One of `descriptor_index.KINDS`; None chooses by size.
             batch_size: Images per forward pass.
             num_workers: Processes that decode images.
@@ -109,7 +111,7 @@ class PlaceDatabase:
         Raises:
             PlaceDatabaseError: If the folder holds a database of other places, another model or other settings, or
                 somebody else is building it.
-            ValueError: If there is no place, or `local_dtype` is not known.
+            ValueError: If there is no place, `local_dtype` is not known, or fewer than one location is to be kept.
             OSError: If the disk is full; the build goes on from there when it is run again.
         """
         if local_dtype not in STORED_DTYPES:
@@ -119,7 +121,13 @@ class PlaceDatabase:
             raise ValueError("A place database needs at least one image, got none.")
         options = {"batch_size": batch_size, "num_workers": num_workers, "is_strict": is_strict}
         building.build_database(
-            model, table, Path(folder), local_dtype=local_dtype, index_kind=index_kind, options=options
+            model,
+            table,
+            Path(folder),
+            local_dtype=local_dtype,
+            keep_locations=keep_locations,
+            index_kind=index_kind,
+            options=options,
         )
         return cls(folder)
 
@@ -138,6 +146,12 @@ class PlaceDatabase:
         return str(self.manifest["local_dtype"])
 
     @property
+    def local_locations(self) -> Int[Tensor, " N"] | None:
+        """Flat locations, in the whole map of an image, of the local features that are kept; None where all are."""
+        kept = self.manifest["kept_locations"]
+        return None if kept is None else grid_locations(tuple(kept["map_size"]), tuple(kept["grid"]))
+
+    @property
     def preprocessing(self) -> Preprocessing:
         """How the images were prepared, and queries must be."""
         settings = self.manifest["preprocessing"]
@@ -148,6 +162,9 @@ class PlaceDatabase:
 
         Args:
             rows: Rows of the places.
+
+        Returns:
+            Maps; of what was thinned out the remaining grid, which `local_locations` places in the whole map.
 
         Raises:
             PlaceDatabaseError: If one of them is damaged.

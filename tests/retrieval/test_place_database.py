@@ -103,6 +103,56 @@ def keys_found(model, database, image):
     return {place.key for place in PlaceRecognizer(model, database).recognize(image, top_k=99)}
 
 
+class TestKeepLocations:
+    @pytest.mark.parametrize("local_dtype", ["float16", "int8", "binary"])
+    def test_what_is_stored_is_the_grid_of_the_whole_map(self, model, places, tmp_path, local_dtype):
+        database = PlaceDatabase.build(
+            model, places, tmp_path / "db", local_dtype=local_dtype, keep_locations=50, batch_size=4
+        )
+        _, features = described(model, places)  # 13 x 17 locations; 6 x 8 is the grid of at most 50
+        stored = database.local_features(np.array([9, 0]))
+        assert stored.shape[:3] == (2, 6, 8)
+        expected = quantize_local_features(features[[9, 0]].flatten(1, 2)[:, database.local_locations], local_dtype)
+        assert torch.equal(stored.flatten(1, 2), expected)
+
+    def test_places_are_recognised_and_matches_counted_among_them(self, model, places, photographs, tmp_path):
+        database = PlaceDatabase.build(model, places, tmp_path / "db", keep_locations=50)
+        best = PlaceRecognizer(model, database).recognize(photographs / "7.png")[0]
+        assert best.key == "place 7"
+        assert 24 < best.num_matches <= 48
+
+    def test_matched_points_are_those_of_all_locations(self, model, places, photographs, tmp_path):
+        thin = PlaceDatabase.build(model, places, tmp_path / "thin", keep_locations=50)
+        whole = PlaceDatabase.build(model, places, tmp_path / "whole")
+        found = [
+            PlaceRecognizer(model, database).match(
+                photographs / "3.png", PlaceRecognizer(model, database).recognize(photographs / "7.png")[0]
+            )
+            for database in (thin, whole)
+        ]
+        assert np.array_equal(found[0].database_points_px, found[1].database_points_px)
+
+    def test_all_are_kept_unless_asked(self, model, places, tmp_path):
+        database = PlaceDatabase.build(model, places, tmp_path / "db")
+        assert database.local_locations is None
+        assert database.local_features(np.array([0])).shape == (1, 13, 17, 8)
+
+    def test_another_number_is_another_database(self, model, places, tmp_path):
+        PlaceDatabase.build(model, places, tmp_path / "db", keep_locations=50)
+        with pytest.raises(PlaceDatabaseError, match="with another kept_locations"):
+            PlaceDatabase.build(model, places, tmp_path / "db")
+
+    def test_fewer_than_one_is_refused(self, model, places, tmp_path):
+        with pytest.raises(ValueError, match="must be at least 1, got 0"):
+            PlaceDatabase.build(model, places, tmp_path / "db", keep_locations=0)
+        assert not (tmp_path / "db").exists()
+
+    def test_without_local_head_there_is_nothing_to_keep(self, places, tmp_path):
+        model = make_model(use_local_head=False)
+        database = PlaceDatabase.build(model, places, tmp_path / "db", keep_locations=50)
+        assert database.local_locations is None
+
+
 class TestRemove:
     @pytest.mark.parametrize("index_kind", ["flat", "hnsw", "ivf-sq"])
     def test_a_removed_place_is_never_given_again(self, model, places, photographs, tmp_path, index_kind):
