@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def query(
-    database: Annotated[Path, typer.Argument(help="Place database by `selavpr index`.")],
+    database: Annotated[str, typer.Argument(help="Place database by `selavpr index`: folder or Hub id.")],
     images: Annotated[list[Path], typer.Argument(help="Photographs to locate.")],
     backbone: options.Backbone,
     adapter: options.Adapter = None,
@@ -42,7 +42,7 @@ def query(
     quiet_host_libraries()
     from selavpr_peft.retrieval import PlaceDatabase, PlaceRecognizer
 
-    opened = PlaceDatabase.open(database)
+    opened = PlaceDatabase.from_pretrained(database)
     recognizer = PlaceRecognizer(options.load_model(backbone, adapter, dtype=dtype, device=device, seed=seed), opened)
     found = recognizer.recognize(
         images, top_k=top_k, rerank_num=rerank_num, rerank_window=rerank_window, near=near, radius_m=radius_m
@@ -50,7 +50,7 @@ def query(
     if json != "-":
         typer.echo("\n\n".join(_sentence(image, places) for image, places in zip(images, found, strict=True)))
     if json is not None:
-        write_json({"database": str(database), "queries": _as_report(images, found)}, json)
+        write_json({"database": database, "queries": _as_report(images, found)}, json)
 
 
 def _sentence(image: Path, places: list["RecognizedPlace"]) -> str:

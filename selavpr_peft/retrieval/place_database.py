@@ -34,6 +34,7 @@ from selavpr_peft.retrieval import building
 from selavpr_peft.retrieval.building import DESCRIPTORS, INDEX, LOCAL_FEATURES, PLACES, ROWS
 from selavpr_peft.retrieval.descriptor_index import DescriptorIndex
 from selavpr_peft.retrieval.manifest import describe_settings, locked, read_manifest, write_manifest
+from selavpr_peft.retrieval.publishing import fetch_database, push_database
 from selavpr_peft.retrieval.sharded_array import ShardedArray
 
 STORED_DTYPES = tuple(name for name in LOCAL_DTYPES if name != "bfloat16")
@@ -80,6 +81,43 @@ class PlaceDatabase:
             PlaceDatabaseError: If there is no complete database of this version.
         """
         return cls(folder)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+    ) -> "PlaceDatabase":
+        """Open a database in a folder, or fetch one from the Hub.
+
+        What is fetched lies in the Hub's cache; `compact` makes a copy of your own.
+
+        Args:
+            name: Folder, or dataset repository OWNER/NAME.
+            revision: Branch, tag or commit.
+            token: Token, or None for the one that was logged in with.
+            cache_dir: Cache; None for the usual one.
+            local_files_only: Look into the cache only.
+
+        Raises:
+            PlaceDatabaseError: If there is no complete, undamaged database of this version.
+            OSError: If the Hub cannot be reached or refuses.
+        """
+        if Path(name).is_dir():
+            return cls(name)
+        folder = fetch_database(
+            str(name), revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
+        )
+        try:
+            return cls(folder)
+        except PlaceDatabaseError as error:
+            raise PlaceDatabaseError(
+                f"{error} It was fetched from {name}; to fetch it again, delete {folder.parents[1]}."
+            ) from error
 
     @classmethod
     def build(
@@ -217,6 +255,53 @@ class PlaceDatabase:
             places = self.places.select(live).with_format("arrow")[:]
             building.finish_database(temporary, places, self.manifest, self.manifest["index"])
         return PlaceDatabase(folder)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        image_root: str | Path | None = None,
+        private: bool | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        commit_message: str = "Upload place database",
+    ) -> str:
+        """Make a dataset repository hold this database, with a card, in one commit.
+
+        An interrupted push is made again; what was uploaded is not sent twice. Photographs are not uploaded. Paths of
+        images that are addresses on the web stay; those below `image_root` become relative to it; others are dropped.
+
+        Args:
+            repo_id: Repository, OWNER/NAME; made if it is not there. Other files in it are deleted.
+            image_root: Folder that the paths of images become relative to; None drops all that are local.
+            private: Whether a new repository is private; None leaves it to the account's settings.
+            revision: Branch; made if it is not there. None for the main one.
+            token: Token, or None for the one that was logged in with.
+            commit_message: Message of the commit.
+
+        Returns:
+            Address of the commit.
+
+        Raises:
+            PlaceDatabaseError: If places were removed, whose data would be published.
+            OSError: If the Hub cannot be reached or refuses.
+        """
+        self.refresh()
+        if self.manifest["removed_rows"]:
+            raise PlaceDatabaseError(
+                f"{self.folder} still holds the data of {len(self.manifest['removed_rows'])} removed places, which"
+                " would be published; push what compact() makes of it."
+            )
+        return push_database(
+            self.folder,
+            self.manifest,
+            repo_id,
+            image_root=None if image_root is None else Path(image_root),
+            private=private,
+            revision=revision,
+            token=token,
+            commit_message=commit_message,
+        )
 
     @staticmethod
     def rebuild_index(folder: str | Path, kind: str | None = None) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 from PIL import Image
@@ -37,6 +38,31 @@ class TestIndex:
         )
         assert {"num_places": 6, "local_dtype": "int8", "index": "hnsw"}.items() <= run.report.items()
         assert run.report["num_bytes"] > 0
+
+    def test_fewer_local_features_take_less(self, selavpr, walk, models, tmp_path):
+        run = selavpr(
+            *("index", f"{walk}:day", "--backbone", models / "backbone", "--adapter", models / "adapter"),
+            *("--output", tmp_path / "db", "--keep-locations", 12, "--json", "-"),
+        )
+        # patches of 56 in 112x168 are 2x3, local features 5x9
+        assert run.report["kept_locations"] == {"map_size": [5, 9], "grid": [2, 6]}
+
+    def test_a_database_is_pushed_with_paths_relative_to_its_places(
+        self, selavpr, walk, models, tmp_path, monkeypatch
+    ):
+        pushed = []
+
+        def note(self, repo_id, *, image_root):
+            pushed.append((repo_id, image_root))
+            return "https://hub/commit/1"
+
+        monkeypatch.setattr(PlaceDatabase, "push_to_hub", note)
+        model = ("--backbone", models / "backbone", "--output", tmp_path / "db", "--push-to", "me/walk")
+        for location in (f"{walk}:day", walk / "places.csv", walk):
+            run = selavpr("index", location, *model)
+            shutil.rmtree(tmp_path / "db")
+            assert run.out.splitlines()[-1] == "pushed to https://hub/commit/1", run.err
+        assert pushed == [("me/walk", walk)] * 3
 
     def test_a_folder_with_another_database_is_not_overwritten(self, selavpr, indexed, walk):
         folder, model, _ = indexed
@@ -94,6 +120,13 @@ class TestQuery:
         run = selavpr("query", folder, walk / "places.csv", *model)
         assert run.code == 2
         assert "places.csv cannot be read" in run.err
+
+    @pytest.mark.parametrize("name", ["walk.placedb", "me/walk"])
+    def test_what_is_neither_folder_nor_on_the_hub_is_one_line(self, selavpr, walk, models, name, monkeypatch):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        run = selavpr("query", name, walk / "day" / "2.png", "--backbone", models / "backbone")
+        assert (run.code, run.out) == (2, "")
+        assert run.err.startswith(f"Error: {name} is no ")
 
     def test_what_is_no_database_is_named(self, selavpr, models, tmp_path):
         Image.new("RGB", (8, 8)).save(tmp_path / "a.png")

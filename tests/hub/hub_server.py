@@ -1,7 +1,8 @@
-"""A server on 127.0.0.1 that speaks as much of the Hugging Face Hub's protocol as pushing and pulling models needs.
+"""A server on 127.0.0.1 that speaks as much of the Hugging Face Hub's protocol as pushing and pulling needs.
 
 It proves what the clients send and that what they sent comes back. It does not have the real Hub's rules: any token is
-taken, every file that is not small text goes by LFS, there is one branch and no history.
+taken, every file that is not small text goes by LFS, a branch is as good as another and there is no history. Dataset
+repositories are named `datasets/OWNER/NAME`.
 """
 
 import base64
@@ -114,7 +115,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def create(self, body):
         request = json.loads(body)
-        repository = "/".join(filter(None, (request.get("organization") or "me", request["name"])))
+        kind = "datasets" if request.get("type") == "dataset" else None
+        repository = "/".join(filter(None, (kind, request.get("organization") or "me", request["name"])))
         exists = repository in self.server.repositories
         self.server.repositories.setdefault(repository, {})
         answer = {"url": f"{self.server.url}/{repository}", "id": repository, "name": repository}
@@ -155,6 +157,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.files(repository)[value["path"]] = base64.b64decode(value["content"])
             if entry["key"] == "lfsFile":
                 self.files(repository)[value["path"]] = self.server.objects[value["oid"]]
+            if entry["key"] == "deletedFile":
+                del self.files(repository)[value["path"]]
         self.server.num_commits += 1
         url = f"{self.server.url}/{repository}/commit/{self.commit}"
         self.send(200, {"success": True, "commitUrl": url, "commitOid": self.commit})
@@ -168,11 +172,23 @@ class _Handler(BaseHTTPRequestHandler):
         etag = hashlib.sha256(content).hexdigest()
         return self.send(200, content, {"ETag": f'"{etag}"', "X-Repo-Commit": self.commit})
 
+    def branch(self, body, repository, branch):
+        self.send(200, {})
+
+    def tree(self, body, repository, revision):
+        files = self.files(repository) or {}
+        entries = [
+            {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+            for path, content in files.items()
+        ]
+        self.send(200, entries)
+
     def info(self, body, repository, revision=None):
         files = self.files(repository)
         if files is None:
             return self.send(404, b"", {"X-Error-Code": "RepoNotFound"})
         siblings = [{"rfilename": path} for path in files]
+        repository = repository.removeprefix("datasets/")
         return self.send(200, {"id": repository, "modelId": repository, "sha": self.commit, "siblings": siblings})
 
 
@@ -180,15 +196,18 @@ def _upload_mode(path):
     return "regular" if path.endswith((".md", ".json", ".gitattributes", ".yaml")) else "lfs"
 
 
-_REPOSITORY = r"([^/]+/[^/]+)"
+_REPOSITORY = r"((?:datasets/)?[^/]+/[^/]+)"
+_API = rf"/api/(?:models/)?{_REPOSITORY}"
 ROUTES = (
     ("POST", "/api/repos/create", _Handler.create),
     ("GET", "/api/whoami-v2", _Handler.who),
     ("POST", "/api/validate-yaml", _Handler.validate),
-    ("POST", rf"/api/models/{_REPOSITORY}/preupload/([^/]+)", _Handler.preupload),
+    ("POST", rf"{_API}/preupload/([^/]+)", _Handler.preupload),
     ("POST", rf"/{_REPOSITORY}\.git/info/lfs/objects/batch", _Handler.batch),
     ("PUT", r"/lfs/(\w+)", _Handler.put),
-    ("POST", rf"/api/models/{_REPOSITORY}/commit/([^/]+)", _Handler.commit_files),
+    ("POST", rf"{_API}/commit/([^/]+)", _Handler.commit_files),
+    ("POST", rf"{_API}/branch/([^/]+)", _Handler.branch),
+    ("GET", rf"{_API}/tree/([^/]+)", _Handler.tree),
     ("GET HEAD", rf"/{_REPOSITORY}/resolve/([^/]+)/(.+)", _Handler.resolve),
-    ("GET", rf"/api/models/{_REPOSITORY}(?:/revision/([^/]+))?", _Handler.info),
+    ("GET", rf"{_API}(?:/revision/([^/]+))?", _Handler.info),
 )

@@ -1,0 +1,176 @@
+"""Place databases on the Hugging Face Hub, as dataset repositories.
+
+A push is one commit of the database's own files, so whoever fetches gets all of one database or all of another. What
+an interrupted push has uploaded is not sent again.
+
+A published table says nothing of the machine it was made on: paths of images that are addresses on the web stay, those
+below a folder that is named become relative to it, and all others are dropped.
+"""
+
+import io
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, snapshot_download
+from huggingface_hub.errors import HFValidationError
+from pyarrow import parquet
+
+from selavpr_peft.data.schema import IMAGE
+from selavpr_peft.errors import PlaceDatabaseError
+from selavpr_peft.retrieval.building import ARRAYS, INDEX, INDEX_DESCRIPTION, PLACES
+from selavpr_peft.retrieval.database_card import database_card
+from selavpr_peft.retrieval.manifest import MANIFEST
+
+CARD = "README.md"
+OWN_FILES = (MANIFEST, PLACES, INDEX, INDEX_DESCRIPTION, *(f"{name}/*.npy" for name in ARRAYS))
+IS_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+NO_ACCESS = (401, 403, 404)
+
+
+def push_database(
+    folder: Path,
+    manifest: dict[str, Any],
+    repo_id: str,
+    *,
+    image_root: Path | None,
+    private: bool | None,
+    revision: str | None,
+    token: str | bool | None,
+    commit_message: str,
+) -> str:
+    """Make a dataset repository hold a database and nothing else, in one commit.
+
+    Args:
+        folder: The database.
+        manifest: Its manifest.
+        repo_id: Repository, OWNER/NAME; made if it is not there.
+        image_root: Folder that paths of images become relative to; None drops local ones.
+        private: Whether a new repository is private; None leaves it to the account's settings.
+        revision: Branch; made if it is not there. None for the main one.
+        token: Token, or None for the one that was logged in with.
+        commit_message: Message of the commit.
+
+    Returns:
+        Address of the commit.
+
+    Raises:
+        OSError: If the Hub cannot be reached or refuses.
+    """
+    table = publishable_table(parquet.read_table(folder / PLACES), image_root)
+    places = _as_parquet(table)
+    manifest = manifest | {"places_crc32": f"{zlib.crc32(places):08x}"}
+    files = sorted(path for pattern in OWN_FILES for path in folder.glob(pattern))
+    content: dict[str, bytes | Path] = {path.relative_to(folder).as_posix(): path for path in files}
+    content |= {
+        MANIFEST: json.dumps(manifest, indent=2, ensure_ascii=False).encode(),
+        PLACES: places,
+        CARD: database_card(manifest, table, repo_id).encode(),
+    }
+    api = HfApi(token=token)
+    with _one_line(f"The place database cannot be pushed to {repo_id}"):
+        api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+        if revision is not None:
+            api.create_branch(repo_id, repo_type="dataset", branch=revision, exist_ok=True)
+        there = api.list_repo_files(repo_id, repo_type="dataset", revision=revision)
+        stale = [name for name in there if name not in content and name != ".gitattributes"]
+        commit = api.create_commit(
+            repo_id,
+            [
+                *(CommitOperationAdd(name, source) for name, source in content.items()),
+                *(CommitOperationDelete(name) for name in stale),  # of a larger database before this one
+            ],
+            repo_type="dataset",
+            revision=revision,
+            commit_message=commit_message,
+        )
+    return str(commit.commit_url)
+
+
+def fetch_database(
+    repo_id: str,
+    *,
+    revision: str | None,
+    token: str | bool | None,
+    cache_dir: str | Path | None,
+    local_files_only: bool,
+) -> Path:
+    """Fetch a database into the cache of the Hub.
+
+    Args:
+        repo_id: Dataset repository, OWNER/NAME.
+        revision: Branch, tag or commit.
+        token: Token, or None for the one that was logged in with.
+        cache_dir: Cache; None for the usual one.
+        local_files_only: Look into the cache only.
+
+    Returns:
+        Its folder in the cache.
+
+    Raises:
+        PlaceDatabaseError: If the name cannot be one of the Hub.
+        OSError: If the Hub cannot be reached or refuses.
+    """
+    if repo_id.count("/") != 1:
+        raise PlaceDatabaseError(f"{repo_id} is no place database: neither a folder nor a Hub id, OWNER/NAME.")
+    with _one_line(f"{repo_id} is no folder, and cannot be fetched from the Hub"):
+        return Path(
+            snapshot_download(
+                repo_id,
+                repo_type="dataset",
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+                allow_patterns=list(OWN_FILES),
+            )
+        )
+
+
+def publishable_table(places: pa.Table, image_root: Path | None) -> pa.Table:
+    """Give a table of places whose images are addresses on the web, paths relative to a folder, or nothing.
+
+    Args:
+        places: Table with a column `image` of paths.
+        image_root: Folder that paths become relative to; those elsewhere are dropped.
+    """
+    images = [_publishable_path(path, image_root) for path in places[IMAGE].to_pylist()]
+    column = places.column_names.index(IMAGE)
+    return places.set_column(column, IMAGE, pa.array(images, pa.string()))
+
+
+def _publishable_path(path: str | None, image_root: Path | None) -> str | None:
+    if path is None or IS_ADDRESS.match(path):
+        return path
+    if image_root is None:
+        return None
+    absolute, root = Path(path).resolve(), image_root.resolve()
+    return absolute.relative_to(root).as_posix() if absolute.is_relative_to(root) else None
+
+
+def _as_parquet(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    parquet.write_table(table, buffer)
+    return buffer.getvalue()
+
+
+@contextmanager
+def _one_line(what: str) -> Iterator[None]:
+    """Turn the Hub's errors, whose types and many lines differ between versions of its client, into one of ours."""
+    try:
+        yield
+    except HFValidationError:
+        raise
+    except Exception as error:
+        responses = (getattr(each, "response", None) for each in (error, error.__cause__))
+        status = next((response.status_code for response in responses if response is not None), None)
+        reason = next(iter(str(error).splitlines()), "").rstrip(".") or type(error).__name__
+        if status in NO_ACCESS:
+            reason = f"there is no such dataset repository or branch, or no access to it ({status})"
+            reason += "; check the name, and log in with `hf auth login` or give a token"
+        raise OSError(f"{what}: {reason}.") from error
