@@ -6,9 +6,18 @@
 Three pairs of traverses are located, all frames of each: night_right and day_left in day_right, and, with the shared
 material at hand, corridor. 20 candidates are re-ranked exactly, by each form alone (one pass), and by each form with
 the ten best compared again in float32 (two passes).
+
+    python benchmarks/quantised_recall.py --data DIR --backbone DIR --adapter DIR/seed-1 --compact \
+        --query-frames 103-139 --json benchmarks/results/compact_features.json
+
+With --compact, other ways to small features are compared instead, for queries by night in both traverses by day: signs
+after a rotation (principal axes, random, ITQ: Gong and Lazebnik, CVPR 2011; all learned from the database), and some
+locations of each database image (at the points of an even grid, or with the lowest similarity to others), matched with
+all locations of the query.
 """
 
 import argparse
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,16 +30,28 @@ from real_photos import CORRIDOR_RADIUS_FRAMES, RADIUS_FRAMES, RERANK_NUM, corri
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from selavpr_peft.data.place_table import read_place_table
+from selavpr_peft.data.place_table import parse_frames, read_place_table
 from selavpr_peft.data.positives import positives_within
 from selavpr_peft.data.schema import positions
 from selavpr_peft.hub.loading import load_adapted_model
-from selavpr_peft.matching import count_mutual_matches, quantize_local_features, rerank, rerank_in_two_passes
+from selavpr_peft.matching import (
+    count_mutual_matches,
+    grid_locations,
+    grid_within,
+    quantize_local_features,
+    rerank,
+    rerank_in_two_passes,
+)
 from selavpr_peft.modeling.preprocessing import Preprocessing
 from selavpr_peft.retrieval.encoding import encode_places
 from selavpr_peft.retrieval.index import search_exact
 
 FORMS = ("float16", "int8", "binary")
+ROTATIONS = ("none", "random", "principal axes", "ITQ")
+ITQ_ROUNDS = 30
+KEPT = (484, 225)
+NEAR_LOCATIONS = 8
+"""Patches are 4 locations apart; within two of them locations are alike in any case."""
 
 
 def evaluated_pairs(data: str) -> Iterator[tuple[Any, Any, list[np.ndarray]]]:
@@ -61,14 +82,129 @@ def first_places(query: Tensor, candidates: Tensor, rows: Tensor) -> dict[tuple[
     return first
 
 
-def main() -> None:
-    """Locate all queries in all ways and count what changes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--backbone", required=True)
-    parser.add_argument("--adapter", required=True)
-    parser.add_argument("--json")
-    arguments = parser.parse_args()
+class CompactWays:
+    """Small forms of the local features of one database.
+
+    Args:
+        features: Local features of its images.
+    """
+
+    def __init__(self, features: Tensor) -> None:
+        """Learn the rotations and choose the locations."""
+        sample = features.flatten(0, 2)[:: max(1, len(features) * 60)]
+        self.features = features
+        self.rotations = {name: _rotation(name, sample) for name in ROTATIONS}
+        self.chosen = {
+            name: [choose(image) for image in tqdm(features, desc=name, unit="image")]
+            for name, choose in CHOICES.items()
+        }
+
+    def first_places(self, query: Tensor, rows: Tensor) -> dict[tuple[str, str], int]:
+        """Give the first place by every way."""
+        candidates = self.features[rows]
+        first = {("float32", "one pass"): int(rerank(count_mutual_matches(query, candidates), rows)[0])}
+        for name, rotation in self.rotations.items():
+            forms = [quantize_local_features(features @ rotation, "binary") for features in (query, candidates)]
+            first["signs", name] = int(rerank(count_mutual_matches(*forms), rows)[0])
+        for name, chosen in self.chosen.items():
+            for kept in KEPT:
+                some = [self.features[row].flatten(0, 1)[chosen[row][kept]] for row in rows]
+                counts = count_mutual_matches(query, torch.stack(some)[:, None])
+                first[f"{kept} locations", name] = int(rerank(counts, rows)[0])
+        return first
+
+
+def _rotation(name: str, sample: Tensor) -> Tensor:
+    """Learn a rotation of local features, applied from the right."""
+    channels = sample.shape[1]
+    random = torch.linalg.qr(torch.randn(channels, channels, generator=torch.Generator().manual_seed(0)))[0]
+    if name == "ITQ":
+        rotation = random
+        for _ in range(ITQ_ROUNDS):
+            left, _, right = torch.linalg.svd((sample @ rotation).sign().T @ sample)
+            rotation = (left @ right).T
+        return rotation
+    return {
+        "none": torch.eye(channels),
+        "random": random,
+        "principal axes": torch.linalg.eigh(torch.cov(sample.T))[1],
+    }[name]
+
+
+def _on_a_grid(features: Tensor) -> dict[int, Tensor]:
+    size = (features.shape[0], features.shape[1])
+    return {kept: grid_locations(size, grid_within(size, kept)) for kept in KEPT}
+
+
+def _at_random(features: Tensor) -> dict[int, Tensor]:
+    order = torch.randperm(features.shape[0] * features.shape[1], generator=torch.Generator().manual_seed(0))
+    return {kept: order[:kept] for kept in KEPT}
+
+
+def _unlike_the_mean(features: Tensor) -> dict[int, Tensor]:
+    rows = features.flatten(0, 1)
+    return _lowest(rows @ rows.mean(dim=0))
+
+
+def _unlike_surroundings(features: Tensor) -> dict[int, Tensor]:
+    is_near = _is_within(NEAR_LOCATIONS // 2, features.shape[0], features.shape[1])
+    rows = features.flatten(0, 1)
+    return _lowest(((rows @ rows.T).masked_fill_(~is_near, 0)).sum(dim=1) / is_near.sum(dim=1))
+
+
+def _unlike_all_that_is_far(features: Tensor) -> dict[int, Tensor]:
+    is_near = _is_within(NEAR_LOCATIONS, features.shape[0], features.shape[1])
+    rows = features.flatten(0, 1)
+    return _lowest((rows @ rows.T).masked_fill_(is_near, -1).amax(dim=1))
+
+
+CHOICES = {
+    "even grid": _on_a_grid,
+    "random": _at_random,
+    "unlike the image's mean": _unlike_the_mean,
+    "unlike its surroundings": _unlike_surroundings,
+    "unlike all that is far": _unlike_all_that_is_far,
+}
+
+
+def _lowest(scores: Tensor) -> dict[int, Tensor]:
+    return {kept: scores.topk(kept, largest=False).indices for kept in KEPT}
+
+
+@functools.cache
+def _is_within(reach: int, height: int, width: int) -> Tensor:
+    """Mark the pairs of locations that are at most so many rows and columns apart, every location with itself too."""
+    y, x = (side.flatten() for side in torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"))
+    return ((y[:, None] - y).abs() <= reach) & ((x[:, None] - x).abs() <= reach)
+
+
+def measure_compact(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Compare ways to small features by the queries that change at rank 1."""
+    model = load_adapted_model(arguments.backbone, arguments.adapter)
+    hits: dict[tuple[str, str], list[bool]] = {}
+    queries = read_place_table(f"{arguments.data}:night_right", frames=parse_frames(arguments.query_frames))
+    query_descriptors, query_features = describe(model, queries)
+    for name in ("day_right", "day_left"):
+        database = read_place_table(f"{arguments.data}:{name}")
+        positives = positives_within(positions(queries), positions(database), RADIUS_FRAMES)
+        descriptors, features = describe(model, database)
+        ways = CompactWays(features)
+        found = torch.from_numpy(search_exact(query_descriptors, descriptors, RERANK_NUM))
+        for number in tqdm(range(len(queries)), desc="re-ranking", unit="query"):
+            hits.setdefault(("retrieval", ""), []).append(int(found[number][0]) in positives[number])
+            for way, row in ways.first_places(query_features[number], found[number]).items():
+                hits.setdefault(way, []).append(row in positives[number])
+    exact = np.array(hits["float32", "one pass"])
+    report: dict[str, Any] = {**environment(), "num_queries": len(exact), "rerank_num": RERANK_NUM, "forms": {}}
+    for (form, way), values in hits.items():
+        changed = int((np.array(values) != exact).sum())
+        report["forms"].setdefault(form, {})[way] = {"changed": changed, "recall_at_1": float(np.mean(values))}
+        print(f"{form:<16}{way:<26}{changed:>4} changed, R@1 {100 * np.mean(values):.1f}", flush=True)
+    return report | {"recall_at_1": float(exact.mean()), "query_frames": arguments.query_frames}
+
+
+def measure_forms(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Count what every form changes, alone and with a second pass."""
     model = load_adapted_model(arguments.backbone, arguments.adapter)
     hits: dict[tuple[str, str], list[bool]] = {}
     for queries, database, positives in evaluated_pairs(arguments.data):
@@ -91,7 +227,20 @@ def main() -> None:
             "recall_at_1": {way: float(np.mean(hits[form, way])) for way in ways},
         }
         print(form, report["forms"][form], flush=True)
-    report["recall_at_1"] = float(exact.mean())
+    return report | {"recall_at_1": float(exact.mean())}
+
+
+def main() -> None:
+    """Locate all queries in all ways and count what changes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--backbone", required=True)
+    parser.add_argument("--adapter", required=True)
+    parser.add_argument("--compact", action="store_true")
+    parser.add_argument("--query-frames", help="frames of the queries by night, with --compact")
+    parser.add_argument("--json")
+    arguments = parser.parse_args()
+    report = measure_compact(arguments) if arguments.compact else measure_forms(arguments)
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(report, indent=2) + "\n")
 
