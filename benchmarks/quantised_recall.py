@@ -10,10 +10,10 @@ the ten best compared again in float32 (two passes).
     python benchmarks/quantised_recall.py --data DIR --backbone DIR --adapter DIR/seed-1 --compact \
         --query-frames 103-139 --json benchmarks/results/compact_features.json
 
-With --compact, other ways to small features are compared instead, for queries by night in both traverses by day: signs
-after a rotation (principal axes, random, ITQ: Gong and Lazebnik, CVPR 2011; all learned from the database), and some
-locations of each database image (at the points of an even grid, or with the lowest similarity to others), matched with
-all locations of the query.
+With --compact, other ways to small features are compared instead, for queries by night in day_right: signs after a
+rotation (principal axes, random, ITQ: Gong and Lazebnik, CVPR 2011; all learned from the database), and some locations
+of each database image (at the points of an even grid, or with the lowest similarity to others), matched with all
+locations of the query.
 """
 
 import argparse
@@ -94,6 +94,10 @@ class CompactWays:
         sample = features.flatten(0, 2)[:: max(1, len(features) * 60)]
         self.features = features
         self.rotations = {name: _rotation(name, sample) for name in ROTATIONS}
+        self.signs = {
+            name: torch.stack([quantize_local_features(image @ rotation, "binary") for image in features])
+            for name, rotation in self.rotations.items()
+        }
         self.chosen = {
             name: [choose(image) for image in tqdm(features, desc=name, unit="image")]
             for name, choose in CHOICES.items()
@@ -104,8 +108,8 @@ class CompactWays:
         candidates = self.features[rows]
         first = {("float32", "one pass"): int(rerank(count_mutual_matches(query, candidates), rows)[0])}
         for name, rotation in self.rotations.items():
-            forms = [quantize_local_features(features @ rotation, "binary") for features in (query, candidates)]
-            first["signs", name] = int(rerank(count_mutual_matches(*forms), rows)[0])
+            counts = count_mutual_matches(quantize_local_features(query @ rotation, "binary"), self.signs[name][rows])
+            first["signs", name] = int(rerank(counts, rows)[0])
         for name, chosen in self.chosen.items():
             for kept in KEPT:
                 some = [self.features[row].flatten(0, 1)[chosen[row][kept]] for row in rows]
@@ -183,17 +187,17 @@ def measure_compact(arguments: argparse.Namespace) -> dict[str, Any]:
     model = load_adapted_model(arguments.backbone, arguments.adapter)
     hits: dict[tuple[str, str], list[bool]] = {}
     queries = read_place_table(f"{arguments.data}:night_right", frames=parse_frames(arguments.query_frames))
-    query_descriptors, query_features = describe(model, queries)
-    for name in ("day_right", "day_left"):
-        database = read_place_table(f"{arguments.data}:{name}")
-        positives = positives_within(positions(queries), positions(database), RADIUS_FRAMES)
-        descriptors, features = describe(model, database)
-        ways = CompactWays(features)
-        found = torch.from_numpy(search_exact(query_descriptors, descriptors, RERANK_NUM))
-        for number in tqdm(range(len(queries)), desc="re-ranking", unit="query"):
-            hits.setdefault(("retrieval", ""), []).append(int(found[number][0]) in positives[number])
-            for way, row in ways.first_places(query_features[number], found[number]).items():
-                hits.setdefault(way, []).append(row in positives[number])
+    database = read_place_table(f"{arguments.data}:day_right")
+    positives = positives_within(positions(queries), positions(database), RADIUS_FRAMES)
+    (query_descriptors, query_features), (descriptors, features) = (
+        describe(model, table) for table in (queries, database)
+    )
+    ways = CompactWays(features)
+    found = torch.from_numpy(search_exact(query_descriptors, descriptors, RERANK_NUM))
+    for number in tqdm(range(len(queries)), desc="re-ranking", unit="query"):
+        hits.setdefault(("retrieval", ""), []).append(int(found[number][0]) in positives[number])
+        for way, row in ways.first_places(query_features[number], found[number]).items():
+            hits.setdefault(way, []).append(row in positives[number])
     exact = np.array(hits["float32", "one pass"])
     report: dict[str, Any] = {**environment(), "num_queries": len(exact), "rerank_num": RERANK_NUM, "forms": {}}
     for (form, way), values in hits.items():
