@@ -24,7 +24,7 @@ FLAT_ROWS = 100_000
 
 HNSW_LINKS = 32
 SAMPLES_PER_CELL = 64
-"""Rows that place a cell. faiss would take 256, four times as long, for the same recall (benchmarks/search.py)."""
+"""Rows that place a cell or a code; faiss would take 256, and four times as long."""
 
 PQ_ROWS = 256
 """Rows that faiss needs to learn the codes of IVF_PQ."""
@@ -111,6 +111,8 @@ class DescriptorIndex:
         descriptors = _checked(descriptors, num_channels)
         if isinstance(index, faiss.IndexIVF):
             index.cp.max_points_per_centroid = SAMPLES_PER_CELL
+        if isinstance(index, faiss.IndexIVFPQ):
+            index.pq.cp.max_points_per_centroid, index.pq.cp.niter = SAMPLES_PER_CELL, index.cp.niter
         if not index.is_trained:
             index.train(descriptors)
         index.add(descriptors)
