@@ -28,6 +28,14 @@ def query(
         typer.Option(help="Look around this latitude and longitude only.", metavar="LAT LON"),
     ] = None,
     radius_m: Annotated[float | None, typer.Option(help="How far around --near, in metres.", min=0)] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(help="Write photographs and their places as a list of image pairs for hloc or COLMAP."),
+    ] = None,
+    image_folder: Annotated[
+        Path | None,
+        typer.Option(help="Folder that names in --pairs are relative to; without it paths and keys as they are."),
+    ] = None,
     dtype: options.DType = "float32",
     device: options.Device = "auto",
     seed: options.Seed = 0,
@@ -35,10 +43,16 @@ def query(
 ) -> None:
     r"""Locate photographs in a place database, best places first.
 
+    With --pairs, hloc (as its retrieval pairs) and COLMAP (matches_importer --match_list_path) go on to camera poses.
+
     Example:
         selavpr query walk.placedb photo.jpg --backbone facebook/dinov2-base --adapter my-city
+        selavpr query walk.placedb walk/night/*.jpg --backbone facebook/dinov2-base --adapter my-city \
+            --top-k 20 --pairs pairs.txt --image-folder walk
     """
     options.check_dtype(dtype)
+    if image_folder is not None and pairs is None:
+        raise ValueError("--image-folder is for the names in --pairs, which is not given.")
     quiet_host_libraries()
     from selavpr_peft.retrieval import PlaceDatabase, PlaceRecognizer
 
@@ -49,6 +63,8 @@ def query(
     )
     if json != "-":
         typer.echo("\n\n".join(_sentence(image, places) for image, places in zip(images, found, strict=True)))
+    if pairs is not None:
+        _write_pairs(images, found, pairs, image_folder)
     if json is not None:
         write_json({"database": database, "queries": _as_report(images, found)}, json)
 
@@ -71,6 +87,23 @@ def _position(place: "RecognizedPlace") -> str:
 def _evidence(place: "RecognizedPlace") -> str:
     matches = "" if place.num_matches is None else f"{place.num_matches} matches, "
     return f": {matches}similarity {place.score:.3f}"
+
+
+def _write_pairs(
+    images: list[Path], found: list[list["RecognizedPlace"]], path: Path, image_folder: Path | None
+) -> None:
+    """Write which places each photograph is to be matched with."""
+    from selavpr_peft.retrieval.image_pairs import image_pairs, name_within, write_image_pairs
+
+    def name_of(place: "RecognizedPlace") -> str:
+        if image_folder is None:
+            return place.key
+        if place.image is None:
+            raise ValueError(f"The database does not know the image of {place.key}; leave --image-folder out.")
+        return name_within(place.image, image_folder)
+
+    queries = [image.as_posix() if image_folder is None else name_within(image, image_folder) for image in images]
+    write_image_pairs(image_pairs(queries, [[name_of(place) for place in places] for places in found]), path)
 
 
 def _as_report(images: list[Path], found: list[list["RecognizedPlace"]]) -> list[dict[str, Any]]:

@@ -133,3 +133,40 @@ class TestQuery:
         run = selavpr("query", tmp_path, tmp_path / "a.png", "--backbone", models / "backbone")
         assert run.code == 2
         assert "is no place database" in run.err
+
+
+class TestPairs:
+    def test_photographs_are_paired_with_their_places_in_rank_order(self, selavpr, indexed, walk, tmp_path):
+        folder, model, _ = indexed
+        images = [walk / "night" / "5.png", walk / "day" / "0.png"]
+        pairs, report = tmp_path / "new" / "pairs.txt", tmp_path / "answer.json"
+        run = selavpr(
+            *("query", folder, *images, *model, "--top-k", 3, "--json", report),
+            *("--pairs", pairs, "--image-folder", walk),
+        )
+        assert run.code == 0, run.err
+        first, second = ([place["key"] for place in q["places"]] for q in json.loads(report.read_text())["queries"])
+        assert second[0] == "day/0.png"  # the photograph itself, which is not matched with itself
+        expected = [f"night/5.png {key}" for key in first] + [f"day/0.png {key}" for key in second[1:]]
+        assert pairs.read_text().splitlines() == expected
+
+    def test_without_a_folder_paths_and_keys_stay_as_they_are(self, selavpr, indexed, walk, tmp_path):
+        folder, model, _ = indexed
+        image = walk / "night" / "5.png"
+        assert selavpr("query", folder, image, *model, "--top-k", 1, "--pairs", tmp_path / "pairs.txt").code == 0
+        assert re.fullmatch(rf"{image} day/\d\.png\n", (tmp_path / "pairs.txt").read_text())
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--image-folder", "."], "--image-folder is for the names in --pairs, which is not given."),
+            (["--pairs", "{tmp}/p.txt", "--image-folder", "{tmp}/x"], r"night/5\.png is not in the image folder .*x;"),
+        ],
+    )
+    def test_a_mistake_is_one_line_and_leaves_no_list(self, selavpr, indexed, walk, tmp_path, arguments, message):
+        folder, model, _ = indexed
+        arguments = [argument.format(tmp=tmp_path) for argument in arguments]
+        run = selavpr("query", folder, walk / "night" / "5.png", *model, *arguments)
+        assert run.code == 2
+        assert re.match(f"Error: .*{message}", run.err.splitlines()[-1])
+        assert not (tmp_path / "p.txt").exists()
