@@ -16,7 +16,7 @@ from selavpr_peft.hub.loading import adapt_freshly, load_adapted_model
 from selavpr_peft.modeling.preprocessing import Preprocessing, read_image
 from selavpr_peft.modeling.toy_backbone import toy_backbone
 from selavpr_peft.retrieval.matched_points import match_points
-from selavpr_peft.visualization.matches import draw_matches, save_figure
+from selavpr_peft.visualization import draw_matches, save_figure
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--backbone", help="Hub id or folder; a tiny random DINOv2 without it")

@@ -53,3 +53,9 @@ def test_tables_of_results_are_those_of_the_files():
     for document in marked:
         text = document.read_text()
         assert tables.with_tables(text) == text, f"run python benchmarks/tables.py for {document.name}"
+
+
+@pytest.mark.parametrize("picture", sorted((REPOSITORY / "docs" / "images").glob("*.png")), ids=lambda path: path.name)
+def test_pictures_are_small_and_shown(picture):
+    assert picture.stat().st_size < 200_000
+    assert any(f"images/{picture.name})" in document.read_text() for document in DOCUMENTS)

@@ -15,6 +15,7 @@ ANNOUNCED = {
     "train_on_your_city": r"^unseen places: retrieval R@1 \d\.\d\d before, \d\.\d\d after training$",
     "index_and_query": r"^the query was taken at day/\d{4}\.jpg$",
     "match_two_images": r"^[1-9]\d* mutual matches$",
+    "visualise": r"^7 pictures drawn to pictures/$",
     "export_hloc_pairs": r"^36 pairs written to pairs-query-selavpr\.txt$",
 }
 

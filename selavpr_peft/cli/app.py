@@ -1,20 +1,13 @@
 """The `selavpr` command: its sub-commands, and what becomes of a user's mistake."""
 
-import inspect
 import sys
-from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 import selavpr_peft
-from selavpr_peft.cli import bench, convert, demo, evaluate, index, query, train
-
-
-def _help_of(command: Callable[..., None]) -> str:
-    """Give a command's docstring as help text, with its example left as it is laid out."""
-    return inspect.cleandoc(command.__doc__ or "").replace("Example:\n", "\b\nExample:\n")
-
+from selavpr_peft.cli import bench, convert, demo, evaluate, index, query, train, visualize
+from selavpr_peft.cli.printing import help_of
 
 app = typer.Typer(
     name="selavpr",
@@ -25,13 +18,14 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(name="evaluate", help=_help_of(evaluate.evaluate))(evaluate.evaluate)
-app.command(name="index", help=_help_of(index.index))(index.index)
-app.command(name="query", help=_help_of(query.query))(query.query)
-app.command(name="bench", help=_help_of(bench.bench))(bench.bench)
-app.command(name="convert", help=_help_of(convert.convert))(convert.convert)
-app.command(name="train", help=_help_of(train.train))(train.train)
-app.command(name="demo", help=_help_of(demo.demo))(demo.demo)
+app.command(name="evaluate", help=help_of(evaluate.evaluate))(evaluate.evaluate)
+app.command(name="index", help=help_of(index.index))(index.index)
+app.command(name="query", help=help_of(query.query))(query.query)
+app.command(name="bench", help=help_of(bench.bench))(bench.bench)
+app.command(name="convert", help=help_of(convert.convert))(convert.convert)
+app.command(name="train", help=help_of(train.train))(train.train)
+app.add_typer(visualize.app, name="visualize")
+app.command(name="demo", help=help_of(demo.demo))(demo.demo)
 
 
 def _print_version(is_wanted: bool) -> bool:

@@ -54,7 +54,7 @@ def demo(
     from selavpr_peft.evaluation.evaluator import evaluate_two_stage
     from selavpr_peft.modeling.preprocessing import Preprocessing
     from selavpr_peft.training import toy_run
-    from selavpr_peft.visualization.matches import save_figure
+    from selavpr_peft.visualization.figures import save_figure
     from selavpr_peft.visualization.recognition import draw_query_result
 
     is_city = data is None

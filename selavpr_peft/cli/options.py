@@ -1,5 +1,6 @@
 """Options that several commands share, with the same words everywhere."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -28,6 +29,8 @@ Json = Annotated[
     str | None, typer.Option("--json", help="Write the results to this file; - is standard output.", metavar="PATH")
 ]
 LocalDType = Annotated[str, typer.Option(help="Form of the local features: float32, float16, int8 or binary.")]
+Picture = Annotated[Path, typer.Option("--output", help="PNG file to write.", metavar="FILE.png")]
+DotsPerInch = Annotated[int, typer.Option(help="Resolution of the picture.", min=30, max=1200)]
 DTYPES = ("float32", "bfloat16", "float16")
 
 

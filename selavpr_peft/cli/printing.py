@@ -1,12 +1,22 @@
 """How commands print results: a table for people, JSON for programs."""
 
+import inspect
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import typer
+
+
+def help_of(command: Callable[..., None]) -> str:
+    """Give a command's docstring as help text, with its example left as it is laid out.
+
+    Args:
+        command: The function that typer runs.
+    """
+    return inspect.cleandoc(command.__doc__ or "").replace("Example:\n", "\b\nExample:\n")
 
 
 def recall_table(rows: Mapping[str, Mapping[int, float] | None]) -> str:

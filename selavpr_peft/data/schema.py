@@ -13,6 +13,7 @@ Any further column is kept.
 
 import hashlib
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,23 @@ def _picture_name(image: dict[str, Any], number: int) -> str:
     if image.get("bytes") is not None:
         return hashlib.sha256(image["bytes"]).hexdigest()
     return str(image.get("path") or f"no picture in row {number}")
+
+
+def row_of_picture(places: Dataset, path: str | Path) -> int:
+    """Find the place whose picture is a file.
+
+    Args:
+        places: Table of places.
+        path: The file.
+
+    Raises:
+        ValueError: If no place has it.
+    """
+    wanted = Path(path).resolve()
+    for row, name in enumerate(picture_names(places)):
+        if Path(name).resolve() == wanted:
+            return row
+    raise ValueError(f"{path} is none of the {len(places)} images of the table, so where it was taken is not known.")
 
 
 def radius_unit(places: Dataset) -> str:

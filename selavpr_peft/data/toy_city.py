@@ -28,6 +28,8 @@ _Point = tuple[_Number, _Number]
 _T = TypeVar("_T")
 
 _JPEG_QUALITY = 90
+_BLOCK_LENGTH, _BLOCK_WIDTH = 14, 5  # of the blocks the drive turns through, in places
+_STEP_DEGREES = 12 / 111_195.0  # 12 m on the equator
 
 _VIEW_WIDTH, _VIEW_HEIGHT = 224.0, 168.0
 _MARGIN_X, _MARGIN_Y = 26.0, 18.0  # drawn beyond the view, so that the camera may shift and zoom out
@@ -93,6 +95,23 @@ def draw_view(place: int, traverse: str, *, seed: int = 0, size: tuple[int, int]
     return _photograph(scene, size)
 
 
+def street_position(place: int) -> tuple[float, float]:
+    """Give the latitude and longitude of a place, in degrees: the drive turns through blocks near 0° N 0° E, at sea.
+
+    Args:
+        place: Number of the place; two that follow one another are 12 m apart.
+
+    Example:
+        >>> street_position(0), street_position(_BLOCK_LENGTH)[0]
+        ((0.0, 0.0), 0.0)
+    """
+    row, step = divmod(place, _BLOCK_LENGTH + _BLOCK_WIDTH)
+    along, across = min(step, _BLOCK_LENGTH), max(0, step - _BLOCK_LENGTH)
+    east = along if row % 2 == 0 else _BLOCK_LENGTH - along
+    north = row * _BLOCK_WIDTH + across
+    return north * _STEP_DEGREES, east * _STEP_DEGREES
+
+
 def write_toy_city(
     folder: str | Path,
     *,
@@ -105,7 +124,7 @@ def write_toy_city(
 
     Args:
         folder: Made if missing; receives `<traverse>/<frame>.jpg`, frames in four digits, and `places.csv` with the
-            columns image (path within the folder), traverse and frame (the place's number).
+            columns image (path within the folder), traverse, frame (the place's number), latitude and longitude.
         num_places: Number of places, at least one.
         traverses: Names of the traverses, each a folder name; none twice.
         seed: Number of the city, from 0.
@@ -148,8 +167,8 @@ def _write_table(path: Path, rows: Sequence[tuple[str, str, int]]) -> None:
     """Write the rows of places.csv under their header."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("image", "traverse", "frame"))
-        writer.writerows(rows)
+        writer.writerow(("image", "traverse", "frame", "latitude", "longitude"))
+        writer.writerows((*row, *(f"{degrees:.6f}" for degrees in street_position(row[2]))) for row in rows)
 
 
 @dataclass(frozen=True, kw_only=True)

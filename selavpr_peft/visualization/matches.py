@@ -1,33 +1,26 @@
-"""Draw what a recognition saw: matched local features between two images, and a query beside its candidates.
+"""Draw matched local features between two images.
 
 Nothing is computed here but where things go on the canvas: matching (selavpr_peft.matching) and the conversion of grid
-locations to pixels (selavpr_peft.modeling) come before. matplotlib is used without pyplot: no window, no global state.
+locations to pixels (selavpr_peft.modeling) come before.
 """
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, Int
 from PIL import Image
 
-from selavpr_peft.files import write_atomically
-from selavpr_peft.retrieval.matched_points import MatchedPoints
+from selavpr_peft.visualization.figures import TEXT_SIZE, add_colour_bar, check_length, new_axes, show_image
 
 if TYPE_CHECKING:
     import matplotlib.axes
-    import matplotlib.figure
 
 _GAP = 0.03  # between the two images of a pair, as a share of their height
 _COLOUR_MAP = "viridis"  # perceptually uniform
 _LEAST_RANGE = 0.05  # of similarities along the colour map: less than that is no difference worth a colour
 _PLAIN_COLOUR = "#35b779"  # of matches without similarities: viridis, two thirds up
-_CORRECT, _WRONG, _UNKNOWN = "#117733", "#aa2211", "#888888"  # solid, dashed, solid frames: colour is never alone
-_TEXT_SIZE = 9
-_DOTS_PER_INCH = 150
 
 
 def draw_matches(
@@ -62,116 +55,17 @@ def draw_matches(
     layout = lay_out_pair(_height_width(query_image), _height_width(database_image))
     shown = spread_matches(query_points_px, similarities, _height_width(query_image), max_matches=max_matches)[::-1]
     if ax is None:
-        ax = _new_figure(10.0, 10 * layout.height / layout.width + 0.5).subplots()
-    _show_image(ax, query_image, left=0.0, scale=layout.query_scale)
-    _show_image(ax, database_image, left=layout.database_left, scale=layout.database_scale)
+        ax = new_axes(10.0, 9.2 * layout.height / layout.width + 0.4)  # the colour bar takes the rest of the width
+    show_image(ax, query_image, left=0.0, scale=layout.query_scale)
+    show_image(ax, database_image, left=layout.database_left, scale=layout.database_scale)
     ax.set(xlim=(0, layout.width), ylim=(layout.height, 0), aspect="equal")
     ax.set_axis_off()
-    ax.set_title(_count_in_words(len(query_points_px), len(shown)), loc="left", fontsize=_TEXT_SIZE + 1)
+    ax.set_title(_count_in_words(len(query_points_px), len(shown)), loc="left", fontsize=TEXT_SIZE + 1)
     if len(shown):
         query_points = query_points_px[shown] * layout.query_scale
         database_points = database_points_px[shown] * layout.database_scale + (layout.database_left, 0)
         _draw_lines(ax, query_points, database_points, None if similarities is None else similarities[shown])
     return ax
-
-
-def draw_candidates(
-    query_image: Image.Image,
-    candidate_images: Sequence[Image.Image],
-    labels: Sequence[str],
-    are_correct: Sequence[bool] | None = None,
-    *,
-    axes: "Sequence[matplotlib.axes.Axes] | np.ndarray | None" = None,
-) -> "list[matplotlib.axes.Axes]":
-    """Draw a query and, to its right, its candidates in rank order, each marked as correct or wrong.
-
-    Args:
-        query_image: Drawn first.
-        candidate_images: Best first; may be empty, which is said beside the query.
-        labels: Written over each candidate.
-        are_correct: Whether each candidate shows the query's place: a solid green frame and a tick, or a dashed red
-            frame and a cross. None where it is not known: grey frames.
-        axes: One for the query and one per candidate; a figure of its own if None.
-
-    Returns:
-        The axes: the query's, then the candidates' in rank order.
-
-    Raises:
-        ValueError: If there are not as many labels, verdicts or axes as images.
-        ImportError: If matplotlib is missing.
-    """
-    num_candidates = len(candidate_images)
-    _check_length("labels", labels, num_candidates)
-    if are_correct is not None:
-        _check_length("are_correct", are_correct, num_candidates)
-    if axes is None:
-        width = min(2.2 * max(2, num_candidates + 1), 14.0)
-        figure = _new_figure(width, 0.75 * width / (num_candidates + 1) + 0.3)
-        axes = figure.subplots(1, num_candidates + 1, squeeze=False)[0]
-    _check_length("axes", axes, num_candidates + 1)
-    _show_framed(axes[0], query_image, "query", "black")
-    if not num_candidates:
-        axes[0].set_title("query: no candidates", fontsize=_TEXT_SIZE)
-    verdicts = [None] * num_candidates if are_correct is None else [bool(verdict) for verdict in are_correct]
-    for ax, image, label, is_correct in zip(axes[1:], candidate_images, labels, verdicts, strict=True):
-        _show_candidate(ax, image, label, is_correct)
-    return list(axes)
-
-
-def draw_recognition(
-    query_image: Image.Image,
-    candidate_images: Sequence[Image.Image],
-    labels: Sequence[str],
-    are_correct: Sequence[bool] | None,
-    matches: MatchedPoints | None,
-) -> "matplotlib.figure.Figure":
-    """Compose a figure: the query and its candidates above, the best candidate's matches with the query below.
-
-    Args:
-        query_image: The image that was to be recognised.
-        candidate_images: Best first; may be empty.
-        labels: One per candidate.
-        are_correct: One per candidate, or None where it is not known.
-        matches: Between the query and the first candidate. None, or no candidates: the upper row only.
-
-    Returns:
-        A figure that belongs to no window; `save_figure` writes it, and a notebook shows it.
-
-    Raises:
-        ValueError: If there are not as many labels or verdicts as candidates, or the matches' lengths differ.
-        ImportError: If matplotlib is missing.
-    """
-    num_columns = len(candidate_images) + 1
-    width = min(max(8.0, 2.2 * num_columns), 14.0)
-    row_height = 0.75 * width / num_columns + 0.3
-    if matches is None or not candidate_images:
-        figure = row = _new_figure(width, row_height)
-    else:
-        layout = lay_out_pair(_height_width(query_image), _height_width(candidate_images[0]))
-        pair_height = 0.95 * width * layout.height / layout.width + 0.3
-        figure = _new_figure(width, row_height + pair_height)
-        row, pair = figure.subfigures(2, 1, squeeze=False, height_ratios=(row_height, pair_height))[:, 0]
-        points_px = (matches.query_points_px, matches.database_points_px)
-        draw_matches(query_image, candidate_images[0], *points_px, matches.similarities, ax=pair.subplots())
-    axes = row.subplots(1, num_columns, squeeze=False)[0]
-    draw_candidates(query_image, candidate_images, labels, are_correct, axes=axes)
-    return figure
-
-
-def save_figure(figure: "matplotlib.figure.Figure", path: Path) -> None:
-    """Write a figure as PNG; if that fails, a file that was there before is kept as it was.
-
-    Args:
-        figure: From any function of this file (`ax.figure`) or the caller's own.
-        path: A name ending in .png; missing folders are made.
-
-    Raises:
-        ValueError: If the name does not end in .png.
-    """
-    path = Path(path)
-    if path.suffix.lower() != ".png":
-        raise ValueError(f"path must end in .png, got {path}; other formats: figure.savefig.")
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=_DOTS_PER_INCH))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,15 +156,9 @@ def _check_matches(
     query_points_px: np.ndarray, database_points_px: np.ndarray, similarities: np.ndarray | None
 ) -> None:
     """Refuse arrays of different length, which numpy might otherwise broadcast."""
-    _check_length("database_points_px", database_points_px, len(query_points_px))
+    check_length("database_points_px", database_points_px, len(query_points_px))
     if similarities is not None:
-        _check_length("similarities", similarities, len(query_points_px))
-
-
-def _check_length(name: str, values: Sequence[object] | np.ndarray, expected: int) -> None:
-    """Refuse a list that is not one per image or match."""
-    if len(values) != expected:
-        raise ValueError(f"{name} must have {expected} entries, one for each image or match, got {len(values)}.")
+        check_length("similarities", similarities, len(query_points_px))
 
 
 def _height_width(image: Image.Image) -> tuple[int, int]:
@@ -284,22 +172,6 @@ def _count_in_words(num_matches: int, num_shown: int) -> str:
         return "no matches"
     words = "1 match" if num_matches == 1 else f"{num_matches} matches"
     return words if num_shown == num_matches else f"{words}, {num_shown} drawn"
-
-
-def _new_figure(width_inches: float, height_inches: float) -> "matplotlib.figure.Figure":
-    """Make a figure that no window system knows of."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('drawing needs matplotlib, which is missing: pip install "selavpr_peft[viz]"') from error
-    return Figure(figsize=(width_inches, height_inches), layout="constrained", facecolor="white")
-
-
-def _show_image(ax: "matplotlib.axes.Axes", image: Image.Image, *, left: float, scale: float) -> None:
-    """Lay an image on the canvas so that pixel (i, j) covers x from left + scale * i to left + scale * (i + 1)."""
-    extent = (left, left + scale * image.width, scale * image.height, 0.0)
-    # "hanning" is smooth both ways; matplotlib's default turns blocky when it enlarges more than threefold
-    ax.imshow(np.asarray(image.convert("RGB")), extent=extent, interpolation="hanning")
 
 
 def _draw_lines(
@@ -328,31 +200,4 @@ def _draw_lines(
     norm = Normalize(min(similarities.min(), best - _LEAST_RANGE), best)
     lines.set(array=similarities, cmap=_COLOUR_MAP, norm=norm)
     dots.set(array=similarities.repeat(2), cmap=_COLOUR_MAP, norm=norm)
-    bar = ax.figure.colorbar(lines, ax=ax, fraction=0.02, pad=0.01, aspect=30)
-    bar.set_label("cosine similarity", fontsize=_TEXT_SIZE - 1)
-    bar.ax.tick_params(labelsize=_TEXT_SIZE - 2)
-
-
-def _show_candidate(ax: "matplotlib.axes.Axes", image: Image.Image, title: str, is_correct: bool | None) -> None:
-    """Show a candidate with its verdict as colour, as style of the frame and as words."""
-    if is_correct is None:
-        _show_framed(ax, image, title, _UNKNOWN)
-        return
-    colour, words = (_CORRECT, "✓ correct") if is_correct else (_WRONG, "✗ wrong")
-    _show_framed(ax, image, title, colour, linestyle="-" if is_correct else (0, (3, 2)))
-    badge = {"facecolor": colour, "edgecolor": "none", "boxstyle": "square,pad=0.25"}
-    ax.text(0.04, 0.94, words, transform=ax.transAxes, va="top", color="white", fontsize=_TEXT_SIZE - 2, bbox=badge)
-
-
-def _show_framed(
-    ax: "matplotlib.axes.Axes",
-    image: Image.Image,
-    title: str,
-    colour: str,
-    linestyle: str | tuple[int, tuple[int, int]] = "-",
-) -> None:
-    """Show one image under a title, in a frame."""
-    _show_image(ax, image, left=0.0, scale=1.0)
-    ax.set(xticks=[], yticks=[])
-    ax.set_title(title, fontsize=_TEXT_SIZE)
-    ax.spines[:].set(color=colour, linewidth=3.0, linestyle=linestyle)
+    add_colour_bar(ax, lines, "cosine similarity", is_upright=True)

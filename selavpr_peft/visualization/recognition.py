@@ -7,7 +7,7 @@ from peft import PeftModel
 
 from selavpr_peft.modeling.preprocessing import Preprocessing, as_rgb
 from selavpr_peft.retrieval.matched_points import match_pictures
-from selavpr_peft.visualization.matches import draw_recognition
+from selavpr_peft.visualization.candidates import draw_recognition
 
 if TYPE_CHECKING:
     import matplotlib.figure

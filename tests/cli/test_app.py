@@ -11,7 +11,7 @@ import selavpr_peft
 from selavpr_peft.cli.app import app, main
 from tests.conftest import REPOSITORY
 
-COMMANDS = [command.name for command in app.registered_commands]
+COMMANDS = [command.name for command in (*app.registered_commands, *app.registered_groups)]
 HEAVY = ("torch", "transformers", "peft", "datasets", "faiss", "matplotlib", "PIL", "numpy", "scipy", "pyarrow")
 RUN_AND_NAME_HEAVY_MODULES = f"""
 import sys

@@ -11,7 +11,7 @@ from selavpr_peft.data.place_table import read_place_table
 from selavpr_peft.evaluation.evaluator import evaluate_two_stage
 from selavpr_peft.modeling.preprocessing import Preprocessing
 from selavpr_peft.training import toy_run
-from selavpr_peft.visualization import matches
+from selavpr_peft.visualization import figures
 from tests.cli.conftest import draw_walk
 
 
@@ -98,7 +98,7 @@ class TestCity:
         def fail(figure, path):
             raise ImportError("drawing needs matplotlib")
 
-        monkeypatch.setattr(matches, "save_figure", fail)
+        monkeypatch.setattr(figures, "save_figure", fail)
         run = selavpr("demo", "--output", tmp_path, "--json", tmp_path / "result.json")
         assert (run.code, run.err.splitlines()[-1]) == (2, "Error: drawing needs matplotlib")
         assert "re-ranked" in run.out

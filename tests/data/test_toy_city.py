@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from selavpr_peft.data import toy_city
-from selavpr_peft.data.toy_city import draw_view, write_toy_city
+from selavpr_peft.data.toy_city import draw_view, street_position, write_toy_city
 
 NUM_PLACES = 40
 
@@ -111,6 +111,16 @@ class TestDrawView:
             draw_view(0, "day", size=(0, 224))
 
 
+class TestStreetPosition:
+    positions = np.array([street_position(place) for place in range(200)]) * 111_195  # in metres
+
+    def test_places_that_follow_one_another_are_12_m_apart(self):
+        np.testing.assert_allclose(np.linalg.norm(np.diff(self.positions, axis=0), axis=1), 12)
+
+    def test_no_two_places_are_at_one_spot(self):
+        assert len({tuple(position) for position in self.positions.round(3)}) == 200
+
+
 class TestWriteToyCity:
     def test_table_lists_every_image_with_its_traverse_and_frame(self, tmp_path):
         folder = write_toy_city(tmp_path / "city", num_places=2, traverses=("day", "rain"), size=(42, 56))
@@ -118,11 +128,11 @@ class TestWriteToyCity:
         with (folder / "places.csv").open(newline="") as file:
             rows = list(csv.reader(file))
         assert rows == [
-            ["image", "traverse", "frame"],
-            ["day/0000.jpg", "day", "0"],
-            ["day/0001.jpg", "day", "1"],
-            ["rain/0000.jpg", "rain", "0"],
-            ["rain/0001.jpg", "rain", "1"],
+            ["image", "traverse", "frame", "latitude", "longitude"],
+            ["day/0000.jpg", "day", "0", "0.000000", "0.000000"],
+            ["day/0001.jpg", "day", "1", "0.000000", "0.000108"],
+            ["rain/0000.jpg", "rain", "0", "0.000000", "0.000000"],
+            ["rain/0001.jpg", "rain", "1", "0.000000", "0.000108"],
         ]
         assert {str(path.relative_to(folder)) for path in folder.rglob("*.*")} == {"places.csv"} | {
             row[0] for row in rows[1:]

@@ -5,22 +5,13 @@ import sys
 
 import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from PIL import Image
 
-from selavpr_peft.retrieval.matched_points import MatchedPoints
-from selavpr_peft.visualization import draw_candidates, draw_matches, draw_recognition, save_figure
+from selavpr_peft.visualization import draw_matches
 from selavpr_peft.visualization.matches import PairLayout, lay_out_pair, spread_matches
-
-
-def blank(width, height, colour=(0, 0, 0)):
-    return Image.new("RGB", (width, height), colour)
-
-
-def points(*rows):
-    return np.array(rows, dtype=float).reshape(-1, 2)
+from tests.visualization.drawings import blank, points, rendered
 
 
 def random_points(count, width, height, seed=0):
@@ -31,13 +22,6 @@ def line_ends(ax):
     """Give the drawn matches as an array (K, 2 ends, 2), or none."""
     collections = [child for child in ax.get_children() if isinstance(child, LineCollection)]
     return np.array([segment for lines in collections for segment in lines.get_segments()]).reshape(-1, 2, 2)
-
-
-def rendered(figure):
-    """Render a figure to an array (height, width, 3), rows from the top."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3]
 
 
 class TestDrawMatches:
@@ -55,7 +39,7 @@ class TestDrawMatches:
         database.putpixel((21, 5), (0, 0, 255))
         ax = draw_matches(query, database, points((7.5, 13.5)), points((21.5, 5.5)))
         drawn = line_ends(ax)[0]
-        for artist in (*ax.collections, ax.title):
+        for artist in (*ax.collections, ax.title, *ax.child_axes):
             artist.set_visible(False)  # leave the images alone on the canvas
         picture = rendered(ax.figure).astype(float)
         positions = ax.transData.transform(drawn)
@@ -81,7 +65,7 @@ class TestDrawMatches:
         (lines,) = (child for child in ax.get_children() if isinstance(child, LineCollection))
         assert lines.get_array().tolist() == [0.2, 0.5, 0.9]  # the best last, above the others
         assert lines.get_clim() == (0.2, 0.9)
-        assert [axes.get_ylabel() for axes in ax.figure.axes] == ["", "cosine similarity"]
+        assert [bar.get_ylabel() for bar in ax.child_axes] == ["cosine similarity"]
 
     def test_equal_similarities_do_not_stretch_the_colours(self):
         ax = draw_matches(blank(80, 60), blank(80, 60), points((1, 1)), points((2, 2)), np.array([0.75]))
@@ -91,7 +75,7 @@ class TestDrawMatches:
 
     def test_without_similarities_there_is_no_colour_bar(self):
         ax = draw_matches(blank(80, 60), blank(80, 60), random_points(3, 80, 60), random_points(3, 80, 60))
-        assert ax.figure.axes == [ax]
+        assert (ax.figure.axes, ax.child_axes) == ([ax], [])
         assert ax.get_title(loc="left") == "3 matches"
 
     @pytest.mark.parametrize("similarities", [None, np.zeros(0)])
@@ -124,118 +108,6 @@ class TestDrawMatches:
         code = "import sys; sys.path[:] = {!r}; import selavpr_peft.visualization; print('matplotlib' in sys.modules)"
         run = subprocess.run([sys.executable, "-c", code.format(sys.path)], capture_output=True, text=True, check=True)
         assert run.stdout.strip() == "False"
-
-
-class TestDrawCandidates:
-    def test_candidates_follow_the_query_in_rank_order(self):
-        images = [blank(8, 6, (10 * rank, 0, 0)) for rank in range(1, 4)]
-        axes = draw_candidates(blank(8, 6, (255, 255, 255)), images, ["a", "b", "c"])
-        assert [ax.get_title() for ax in axes] == ["query", "a", "b", "c"]
-        assert [int(ax.images[0].get_array()[0, 0, 0]) for ax in axes] == [255, 10, 20, 30]
-        lefts = [ax.get_position().x0 for ax in axes]
-        assert lefts == sorted(lefts)
-
-    def test_verdicts_are_told_by_words_colour_and_style_of_the_frame(self):
-        axes = draw_candidates(blank(8, 6), [blank(8, 6), blank(8, 6)], ["a", "b"], [False, True])
-        words = [[text.get_text() for text in ax.texts] for ax in axes]
-        assert words == [[], ["✗ wrong"], ["✓ correct"]]
-        frames = [(ax.spines["left"].get_edgecolor(), ax.spines["left"].get_linestyle()) for ax in axes[1:]]
-        (wrong_colour, wrong_style), (correct_colour, correct_style) = frames
-        assert wrong_colour[0] > wrong_colour[1]  # more red than green
-        assert correct_colour[1] > correct_colour[0]
-        assert wrong_style != correct_style == "-"
-
-    def test_unknown_verdicts_leave_grey_frames_without_words(self):
-        ax = draw_candidates(blank(8, 6), [blank(8, 6)], ["a"])[1]
-        red, green, blue, _ = ax.spines["left"].get_edgecolor()
-        assert red == green == blue
-        assert not ax.texts
-
-    def test_no_candidates_are_said_beside_the_query(self):
-        (ax,) = draw_candidates(blank(8, 6), [], [], [])
-        assert ax.get_title() == "query: no candidates"
-        rendered(ax.figure)
-
-    def test_given_axes_are_used(self):
-        given = Figure().subplots(1, 2)
-        assert draw_candidates(blank(8, 6), [blank(8, 6)], ["a"], axes=given) == list(given)
-
-    @pytest.mark.parametrize(
-        ("name", "arguments"),
-        [
-            ("labels", {"labels": ["a"]}),
-            ("are_correct", {"labels": ["a", "b"], "are_correct": [True]}),
-            ("axes", {"labels": ["a", "b"], "axes": [Figure().subplots()]}),
-        ],
-    )
-    def test_unequal_numbers_are_refused(self, name, arguments):
-        with pytest.raises(ValueError, match=f"{name} must have . entries.* got 1"):
-            draw_candidates(blank(8, 6), [blank(8, 6), blank(8, 6)], **arguments)
-
-
-class TestDrawRecognition:
-    matches = MatchedPoints(
-        query_points_px=points((1.5, 2.5)), database_points_px=points((3.5, 4.5)), similarities=np.array([0.9])
-    )
-
-    def test_matches_of_the_best_candidate_stand_under_the_candidates(self):
-        best, second = blank(8, 6, (200, 0, 0)), blank(8, 6)
-        figure = draw_recognition(blank(8, 6), [best, second], ["a", "b"], [True, False], self.matches)
-        rendered(figure)
-        pair = next(ax for ax in figure.axes if len(ax.images) == 2)
-        rows = [ax for ax in figure.axes if len(ax.images) == 1]
-        assert [ax.get_title() for ax in rows] == ["query", "a", "b"]
-        assert pair.get_title(loc="left") == "1 match"
-        assert int(pair.images[1].get_array()[0, 0, 0]) == 200
-        assert pair.get_window_extent().y1 < min(ax.get_window_extent().y0 for ax in rows)
-
-    @pytest.mark.parametrize("candidates", [[], [blank(8, 6)]])
-    def test_without_candidates_or_matches_only_the_upper_row_is_drawn(self, candidates):
-        matches = None if candidates else self.matches
-        figure = draw_recognition(blank(8, 6), candidates, ["a"] * len(candidates), None, matches)
-        rendered(figure)
-        assert [len(ax.images) for ax in figure.axes] == [1] * (len(candidates) + 1)
-
-    def test_no_window_system_or_global_state_is_touched(self):
-        code = (
-            "import sys; sys.path[:] = {!r}; from PIL import Image; from selavpr_peft.visualization import "
-            "draw_recognition; draw_recognition(Image.new('RGB', (8, 6)), [], [], None, None); "
-            "print('matplotlib.pyplot' in sys.modules)"
-        )
-        run = subprocess.run([sys.executable, "-c", code.format(sys.path)], capture_output=True, text=True, check=True)
-        assert run.stdout.strip() == "False"
-
-
-class TestSaveFigure:
-    def test_a_png_of_the_figure_is_written_and_nothing_else(self, tmp_path):
-        save_figure(Figure(figsize=(2, 1)), tmp_path / "new" / "figure.png")
-        assert [path.name for path in (tmp_path / "new").iterdir()] == ["figure.png"]
-        with Image.open(tmp_path / "new" / "figure.png") as image:
-            assert (image.format, image.size) == ("PNG", (300, 150))  # 150 dots per inch
-
-    def test_an_old_file_is_replaced(self, tmp_path):
-        path = tmp_path / "figure.png"
-        path.write_bytes(b"old")
-        save_figure(Figure(figsize=(1, 1)), path)
-        assert path.read_bytes().startswith(b"\x89PNG")
-
-    def test_a_failure_keeps_the_old_file_and_leaves_no_temporary_one(self, tmp_path, monkeypatch):
-        path = tmp_path / "figure.png"
-        path.write_bytes(b"old")
-
-        def fail_half_way(self, file, **kwargs):
-            file.write_bytes(b"\x89PNG and no more")
-            raise OSError("disk full")
-
-        monkeypatch.setattr(Figure, "savefig", fail_half_way)
-        with pytest.raises(OSError, match="disk full"):
-            save_figure(Figure(), path)
-        assert path.read_bytes() == b"old"
-        assert [file.name for file in tmp_path.iterdir()] == ["figure.png"]
-
-    def test_another_format_is_refused(self, tmp_path):
-        with pytest.raises(ValueError, match=r"must end in \.png, got .*figure\.pdf"):
-            save_figure(Figure(), tmp_path / "figure.pdf")
 
 
 class TestLayOutPair:

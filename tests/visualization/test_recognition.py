@@ -12,6 +12,7 @@ from PIL import Image
 from selavpr_peft import SelaConfig
 from selavpr_peft.modeling.preprocessing import Preprocessing
 from selavpr_peft.visualization.recognition import NUM_CANDIDATES, draw_query_result
+from tests.visualization.drawings import all_axes
 
 
 def grey_levels(*levels, size=(40, 30)):
@@ -44,7 +45,7 @@ def draw(tiny_backbone):
 
     def run(result, query=None, queries=QUERIES):
         figure = draw_query_result(model, preprocessing, grey_levels(*queries), grey_levels(*DATABASE), result, query)
-        shown = [ax for ax in figure.axes if ax.images]
+        shown = [ax for ax in all_axes(figure) if ax.images]
         return [
             (
                 ax.get_title() or ax.get_title(loc="left"),
@@ -121,4 +122,4 @@ class TestDrawQueryResult:
         figure = draw_query_result(
             model, Preprocessing(image_size=(28, 42)), grey_levels(10), grey_levels(*DATABASE), result
         )
-        assert [ax.get_title() for ax in figure.axes] == ["query", "1. key-110", "2. key-120"]
+        assert [ax.get_title() for ax in all_axes(figure) if ax.images] == ["query", "1. key-110", "2. key-120"]
