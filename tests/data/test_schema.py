@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from datasets import Dataset, Image
 
-from selavpr_peft.data.schema import check_places, picture_names, positions, radius_unit
+from selavpr_peft.data.schema import check_places, picture_names, positions, radius_unit, row_of_picture
 from selavpr_peft.errors import DatasetFormatError
 
 
@@ -134,3 +134,15 @@ class TestRadiusUnit:
     def test_frames_and_metres_are_told_apart(self):
         metres = table(frame=None, easting_m=[1.0, 2.0], northing_m=[1.0, 2.0])
         assert (radius_unit(table()), radius_unit(metres)) == ("frames", "m")
+
+
+class TestRowOfPicture:
+    def test_a_file_is_found_whichever_way_its_path_is_written(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        places = Dataset.from_dict({"image": [str(tmp_path / name) for name in ("a.png", "b.png")]})
+        assert row_of_picture(places.cast_column("image", Image()), "x/../b.png") == 1
+
+    def test_a_picture_that_is_not_there_is_named(self):
+        places = Dataset.from_dict({"image": ["a.png"]}).cast_column("image", Image())
+        with pytest.raises(ValueError, match=r"c\.png is none of the 1 images of the table"):
+            row_of_picture(places, "c.png")
