@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
 
 from selavpr_peft.data.toy_city import write_toy_city
 from tests.training.tiny import tiny_trainer
