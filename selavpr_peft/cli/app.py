@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 import selavpr_peft
-from selavpr_peft.cli import bench, convert, demo, evaluate, index, query, train, visualize
+from selavpr_peft.cli import bench, convert, demo, evaluate, index, query, serve, train, visualize
 from selavpr_peft.cli.printing import help_of
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 app.command(name="evaluate", help=help_of(evaluate.evaluate))(evaluate.evaluate)
 app.command(name="index", help=help_of(index.index))(index.index)
 app.command(name="query", help=help_of(query.query))(query.query)
+app.command(name="serve", help=help_of(serve.serve))(serve.serve)
 app.command(name="bench", help=help_of(bench.bench))(bench.bench)
 app.command(name="convert", help=help_of(convert.convert))(convert.convert)
 app.command(name="train", help=help_of(train.train))(train.train)

@@ -96,3 +96,13 @@ def models(tmp_path_factory):
     vit = ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=32)
     ViTModel(vit).save_pretrained(folder / "vit")
     return folder
+
+
+@pytest.fixture
+def indexed(selavpr, walk, models, tmp_path):
+    """A database of the walk by day, and what building it said."""
+    folder = tmp_path / "walk.placedb"
+    model = ("--backbone", models / "backbone", "--adapter", models / "adapter")
+    run = selavpr("index", f"{walk}:day", *model, "--output", folder)
+    assert run.code == 0, run.err
+    return folder, model, run

@@ -10,16 +10,6 @@ from PIL import Image
 from selavpr_peft.retrieval import PlaceDatabase
 
 
-@pytest.fixture
-def indexed(selavpr, walk, models, tmp_path):
-    """A database of the walk by day, and what building it said."""
-    folder = tmp_path / "walk.placedb"
-    model = ("--backbone", models / "backbone", "--adapter", models / "adapter")
-    run = selavpr("index", f"{walk}:day", *model, "--output", folder)
-    assert run.code == 0, run.err
-    return folder, model, run
-
-
 class TestIndex:
     def test_a_database_is_built_and_its_size_is_told(self, indexed):
         folder, _, run = indexed

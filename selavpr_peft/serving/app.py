@@ -1,0 +1,194 @@
+"""The web application: a static page and the few requests it makes.
+
+Nothing about a user is kept between requests: the page sends the photograph again when it asks for matches. The model
+works in one thread (model_queue.py); thumbnails and everything else are served meanwhile.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from time import perf_counter
+from typing import Annotated
+from urllib.parse import urlencode
+
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from selavpr_peft.retrieval import PlaceRecognizer, RecognizedPlace
+from selavpr_peft.retrieval.matched_points import match_pictures
+from selavpr_peft.serving.answers import (
+    DatabaseAnswer,
+    MatchesAnswer,
+    PlaceAnswer,
+    RecognitionAnswer,
+    describe_matches,
+)
+from selavpr_peft.serving.catalogue import PlaceCatalogue
+from selavpr_peft.serving.model_queue import ModelQueue
+from selavpr_peft.serving.pictures import MAX_UPLOAD_BYTES, check_upload_size, jpeg_copy, read_photograph
+from selavpr_peft.serving.request_error import RequestError
+
+STATIC = Path(__file__).parent / "static"
+THUMBNAIL_SIDE_PX, PICTURE_SIDE_PX = 320, 1600
+MAX_TOP_K, MAX_RERANK_NUM = 100, 1000
+HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob:; object-src 'none'; base-uri 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+"""Sent with every answer; the first lets a browser fetch nothing from elsewhere."""
+
+Key = Annotated[str, Query(description="Key of a place, as in a result.")]
+
+
+def create_app(recognizer: PlaceRecognizer, *, allowed_hosts: Sequence[str] = ("*",)) -> FastAPI:
+    """Make the web application that shows a recogniser and its database.
+
+    Args:
+        recognizer: Model and database. Only the application may use the model from now on.
+        allowed_hosts: Host names under which it answers; "*" is any. On a loopback address, naming its names keeps
+            web sites from reaching it under a name of their own.
+    """
+    endpoints = _Endpoints(recognizer)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        endpoints.queue.close()
+
+    # FastAPI's own documentation pages load scripts from elsewhere.
+    app = FastAPI(title="selavpr", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts))
+    app.middleware("http")(_with_headers)
+    app.get("/api/database")(endpoints.describe_database)
+    app.post("/api/recognize")(endpoints.recognize)
+    app.post("/api/match")(endpoints.match)
+    app.get("/api/thumbnail")(endpoints.thumbnail)
+    app.get("/api/picture")(endpoints.picture)
+    app.get("/", include_in_schema=False)(_page)
+    app.mount("/static", StaticFiles(directory=STATIC))
+    app.exception_handler(RequestError)(_refuse)
+    app.exception_handler(RequestValidationError)(_explain_parameters)
+    app.exception_handler(Exception)(_hide_details)
+    return app
+
+
+class _Endpoints:
+    """What each address answers."""
+
+    def __init__(self, recognizer: PlaceRecognizer) -> None:
+        self.recognizer = recognizer
+        self.database = recognizer.database
+        self.catalogue = PlaceCatalogue(self.database)
+        self.queue = ModelQueue()
+
+    def describe_database(self) -> DatabaseAnswer:
+        """Tell what is searched."""
+        return DatabaseAnswer(
+            name=self.database.folder.resolve().name,
+            num_places=len(self.database),
+            adapter=self.database.manifest["adapter"],
+            unit=self.catalogue.unit,
+            points=self.catalogue.points(),
+            can_match=self.recognizer.model.active_peft_config.use_local_head,
+            max_upload_bytes=MAX_UPLOAD_BYTES,
+        )
+
+    async def recognize(
+        self,
+        request: Request,
+        top_k: Annotated[int, Query(ge=1, le=MAX_TOP_K)] = 10,
+        rerank_num: Annotated[int, Query(ge=0, le=MAX_RERANK_NUM)] = 100,
+    ) -> RecognitionAnswer:
+        """Rank the places for the photograph in the request's body."""
+        return await self.queue.run(self._recognize, await _body(request), top_k, rerank_num)
+
+    async def match(self, request: Request, key: Key) -> MatchesAnswer:
+        """Match the photograph in the request's body with a place."""
+        return await self.queue.run(self._match, await _body(request), key)
+
+    def thumbnail(self, key: Key) -> Response:
+        """Give a small picture of a place."""
+        return self._copy(key, THUMBNAIL_SIDE_PX)
+
+    def picture(self, key: Key) -> Response:
+        """Give a large picture of a place."""
+        return self._copy(key, PICTURE_SIDE_PX)
+
+    def _recognize(self, content: bytes, top_k: int, rerank_num: int) -> RecognitionAnswer:
+        photograph = read_photograph(content)
+        start = perf_counter()
+        places = self.recognizer.recognize(photograph, top_k=top_k, rerank_num=rerank_num)
+        return RecognitionAnswer(
+            places=[self._describe_place(place) for place in places], duration_s=perf_counter() - start
+        )
+
+    def _describe_place(self, place: RecognizedPlace) -> PlaceAnswer:
+        key = self.catalogue.keys[place.row]
+        has_picture = self.catalogue.has_picture(place.row)
+        return PlaceAnswer(
+            key=key,
+            score=place.score,
+            num_matches=place.num_matches,
+            coordinates=place.coordinates,
+            point=self.catalogue.point(place.row),
+            thumbnail=f"api/thumbnail?{urlencode({'key': key})}" if has_picture else None,
+            picture=f"api/picture?{urlencode({'key': key})}" if has_picture else None,
+        )
+
+    def _match(self, content: bytes, key: str) -> MatchesAnswer:
+        photograph, image = read_photograph(content), self.catalogue.read_picture(key)
+        points = match_pictures(self.recognizer.model, self.database.preprocessing, photograph, image)
+        if points is None:
+            raise RequestError("The model has no local head, so there is nothing to match.", 409)
+        return MatchesAnswer(
+            key=key, query_size=photograph.size, database_size=image.size, matches=describe_matches(points)
+        )
+
+    def _copy(self, key: str, max_side_px: int) -> Response:
+        content = jpeg_copy(self.catalogue.read_picture(key), max_side_px)
+        return Response(content, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
+
+
+async def _body(request: Request) -> bytes:
+    """Read the body of a request, as long as it is no larger than a photograph may be."""
+    check_upload_size(int(request.headers.get("content-length", 0)))
+    content = bytearray()
+    async for chunk in request.stream():
+        content += chunk
+        check_upload_size(len(content))
+    return bytes(content)
+
+
+async def _page() -> FileResponse:
+    return FileResponse(STATIC / "index.html")
+
+
+async def _with_headers(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+    response = await answer(request)
+    response.headers.update(HEADERS)
+    return response
+
+
+def _refuse(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestError)
+    return _sentence(error.status, str(error))
+
+
+def _explain_parameters(request: Request, error: Exception) -> JSONResponse:
+    """Make one sentence of FastAPI's list of wrong parameters."""
+    assert isinstance(error, RequestValidationError)
+    faults = [f"{fault['loc'][-1]}: {fault['msg']}, got {fault.get('input')!r}" for fault in error.errors()]
+    return _sentence(422, f"A parameter cannot be used: {'; '.join(faults)}.")
+
+
+def _hide_details(request: Request, error: Exception) -> JSONResponse:
+    """Answer what went wrong here without saying where; the log has the traceback."""
+    return _sentence(500, "The server failed at this request; its log says why.")
+
+
+def _sentence(status: int, text: str) -> JSONResponse:
+    return JSONResponse({"detail": text}, status)
