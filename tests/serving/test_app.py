@@ -4,6 +4,7 @@ import io
 import re
 import threading
 import time
+import tomllib
 import zlib
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
@@ -17,6 +18,7 @@ from selavpr_peft.retrieval import PlaceDatabase, PlaceRecognizer
 from selavpr_peft.serving import app as app_file
 from selavpr_peft.serving import create_app, pictures
 from selavpr_peft.serving.model_queue import MAX_WAITING
+from tests.conftest import REPOSITORY
 from tests.retrieval.conftest import make_model
 from tests.serving.conftest import NUM_PLACES, encoded
 
@@ -318,6 +320,12 @@ class TestPage:
     @pytest.mark.parametrize("path", sorted(app_file.STATIC.iterdir()), ids=lambda path: path.name)
     def test_every_file_of_it_is_served(self, client, path):
         assert client.get(f"/static/{path.name}").content == path.read_bytes()
+
+    @pytest.mark.parametrize("path", sorted(app_file.STATIC.iterdir()), ids=lambda path: path.name)
+    def test_every_file_of_it_is_installed(self, path):
+        settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]
+        patterns = settings["package-data"]["selavpr_peft"]
+        assert any(path.relative_to(REPOSITORY / "selavpr_peft").match(pattern) for pattern in patterns)
 
     def test_there_are_no_files_beside_it(self, client):
         assert client.get("/static/../app.py").status_code == 404
