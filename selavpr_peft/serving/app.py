@@ -7,6 +7,7 @@ works in one thread (model_queue.py); thumbnails and everything else are served 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from secrets import token_hex
 from time import perf_counter
 from typing import Annotated
 from urllib.parse import urlencode
@@ -84,6 +85,7 @@ class _Endpoints:
         self.database = recognizer.database
         self.catalogue = PlaceCatalogue(self.database)
         self.queue = ModelQueue()
+        self.start = token_hex(4)  # another database at this address may have the same keys: browsers keep pictures
 
     def describe_database(self) -> DatabaseAnswer:
         """Tell what is searched."""
@@ -128,6 +130,7 @@ class _Endpoints:
 
     def _describe_place(self, place: RecognizedPlace) -> PlaceAnswer:
         key = self.catalogue.keys[place.row]
+        question = urlencode({"key": key, "start": self.start})
         has_picture = self.catalogue.has_picture(place.row)
         return PlaceAnswer(
             key=key,
@@ -135,8 +138,8 @@ class _Endpoints:
             num_matches=place.num_matches,
             coordinates=place.coordinates,
             point=self.catalogue.point(place.row),
-            thumbnail=f"api/thumbnail?{urlencode({'key': key})}" if has_picture else None,
-            picture=f"api/picture?{urlencode({'key': key})}" if has_picture else None,
+            thumbnail=f"api/thumbnail?{question}" if has_picture else None,
+            picture=f"api/picture?{question}" if has_picture else None,
         )
 
     def _match(self, content: bytes, key: str) -> MatchesAnswer:
@@ -170,6 +173,7 @@ async def _page() -> FileResponse:
 async def _with_headers(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
     response = await answer(request)
     response.headers.update(HEADERS)
+    response.headers.setdefault("Cache-Control", "no-cache")  # asks whether a file has changed
     return response
 
 

@@ -188,6 +188,20 @@ class TestPictures:
             for address in (place["thumbnail"], place["picture"]):
                 assert client.get(f"/{address}").headers["content-type"] == "image/jpeg"
 
+    def test_browsers_keep_pictures_as_long_as_the_server_runs(self, recognizer, photograph):
+        addresses = []
+        for _ in range(2):  # another database may have the same keys
+            with TestClient(create_app(recognizer)) as client:
+                (place,) = client.post("/api/recognize?top_k=1", content=photograph).json()["places"]
+                addresses += [place["thumbnail"], place["picture"]]
+                for address in addresses[-2:]:
+                    assert client.get(f"/{address}").headers["cache-control"] == "private, max-age=3600"
+        assert len(set(addresses)) == 4
+
+    def test_nothing_else_is_kept_without_asking(self, client):
+        for address in ("/", "/static/page.js", "/api/database"):
+            assert client.get(address).headers["cache-control"] == "no-cache"
+
     @pytest.mark.parametrize("key", ["../places.csv", "/etc/passwd", "night/0003.jpg", ""])
     def test_a_key_is_looked_up_and_never_a_path(self, client, key):
         assert "is called" in refusal(client.get("/api/thumbnail", params={"key": key}), 404)
