@@ -13,7 +13,7 @@ import typer
 from selavpr_peft.cli import options
 from selavpr_peft.cli.printing import quiet_host_libraries
 
-LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1", "[::1]")
+LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 
 
 def serve(

@@ -14,6 +14,7 @@ from datasets import Dataset
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from selavpr_peft.cli.serve import LOOPBACK_NAMES
 from selavpr_peft.retrieval import PlaceDatabase, PlaceRecognizer
 from selavpr_peft.serving import app as app_file
 from selavpr_peft.serving import create_app, pictures
@@ -271,10 +272,13 @@ class TestPrivacy:
         assert "default-src 'self'" in page.headers["content-security-policy"]
         assert "//" not in page.text.replace("<!doctype html>", "")
 
+    @pytest.mark.parametrize("host", ["127.0.0.1:8000", "localhost:8000", "[::1]:8000"])
+    def test_on_loopback_it_answers_under_every_name_of_that(self, recognizer, host):
+        with TestClient(create_app(recognizer, allowed_hosts=LOOPBACK_NAMES)) as client:
+            assert client.get("/api/database", headers={"host": host}).status_code == 200
+
     def test_a_foreign_host_name_is_refused(self, recognizer):
-        app = create_app(recognizer, allowed_hosts=("127.0.0.1",))
-        with TestClient(app, base_url="http://127.0.0.1:8000") as client:
-            assert client.get("/api/database").status_code == 200
+        with TestClient(create_app(recognizer, allowed_hosts=LOOPBACK_NAMES)) as client:
             assert client.get("/api/database", headers={"host": "elsewhere.example"}).status_code == 400
 
 

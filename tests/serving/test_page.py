@@ -165,6 +165,7 @@ class TestErrors:
         page.set_input_files("#file", city / "places.csv")
         expect(page.get_by_role("alert")).to_contain_text("This file is no picture that can be read")
         expect(page.locator("#result")).to_be_hidden()
+        expect(page.locator("#preview")).to_be_hidden()
         located(page, city / "day" / "0003.jpg")
         expect(page.get_by_role("alert")).to_be_hidden()
 
@@ -359,6 +360,14 @@ class TestAppearance:
         assert located_points_agree(page)
         page.locator(".candidate").nth(2).tap()
         expect(page.locator("#step")).to_have_text(f"3 of {NUM_PLACES}")
+
+    def test_a_match_that_is_tapped_stays_singled_out(self, opened, city):
+        page = located(opened(**PHONE), city / "day" / "0003.jpg")
+        end = page.locator("#lines .point").last
+        end.scroll_into_view_if_needed()
+        box = end.bounding_box()
+        page.touchscreen.tap(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        expect(page.locator("#match-state")).to_contain_text(": similarity 1.000")
 
     def test_what_is_tapped_is_large_enough_for_a_finger(self, opened, city):
         page = located(opened(**PHONE), city / "day" / "0003.jpg")

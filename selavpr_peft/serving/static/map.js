@@ -87,7 +87,7 @@ function placedPins(located, view) {
 
 // First above the point, leaning to the sides, then farther away; then below.
 function* around(x, y) {
-  for (const turns of [[0, 1, -1, 2, -2], [4, -4, 5, -5, 6]]) {
+  for (const turns of [[0, 1, -1], [2, -2], [4, -4, 5, -5, 6]]) {
     for (let distance = 2.2 * PIN_RADIUS; distance < 12 * PIN_RADIUS; distance += PIN_RADIUS) {
       for (const angle of turns.map((turn) => (turn * Math.PI) / 6)) {
         yield [x + distance * Math.sin(angle), y - distance * Math.cos(angle)];

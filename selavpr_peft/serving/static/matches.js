@@ -15,7 +15,9 @@ export class MatchView {
     page.numLines.addEventListener("input", () => this.draw());
     page.figure.addEventListener("pointermove", (event) => this.highlight(this.nearest(event)));
     page.figure.addEventListener("pointerdown", (event) => this.highlight(this.nearest(event)));
-    page.figure.addEventListener("pointerleave", () => this.highlight(null));
+    page.figure.addEventListener("pointerleave", ({ pointerType }) => {
+      if (pointerType === "mouse") this.highlight(null); // a finger leaves when it is lifted, and what it tapped stays
+    });
     page.figure.addEventListener("blur", () => this.highlight(null));
     page.figure.addEventListener("keydown", (event) => this.step(event));
     page.queryPicture.addEventListener("load", () => this.draw());

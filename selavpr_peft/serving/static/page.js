@@ -45,7 +45,7 @@ ready.then(
 async function ask(file) {
   const pictureUrl = URL.createObjectURL(file);
   URL.revokeObjectURL(byId("preview").src);
-  Object.assign(byId("preview"), { src: pictureUrl, alt: `The photograph ${file.name}`, hidden: false });
+  Object.assign(byId("preview"), { src: pictureUrl, alt: `The photograph ${file.name}`, hidden: true });
   photograph = file;
   asking.abort();
   matching.abort();
@@ -56,6 +56,7 @@ async function ask(file) {
   byId("again").disabled = false;
   try {
     await ready;
+    signal.throwIfAborted();
     if (file.size > database.max_upload_bytes) {
       const limit = database.max_upload_bytes / 1e6;
       throw new Error(`The photograph is larger than ${limit} MB; choose a smaller copy.`);
@@ -158,6 +159,9 @@ function step(direction) {
 byId("question").addEventListener("submit", (event) => {
   event.preventDefault();
   if (photograph) ask(photograph);
+});
+byId("preview").addEventListener("load", () => {
+  byId("preview").hidden = false; // a file that is no picture never gets here
 });
 byId("file").addEventListener("change", (event) => {
   const [file] = event.target.files;
