@@ -35,7 +35,7 @@ class Blocks:
         channels: Channels multiplied at a time, at least; fewer channels are multiplied at once.
         num_warps: Warps of a program.
         num_stages: Tiles under way from memory.
-        max_registers: Registers per thread, at most; None leaves it to the compiler.
+        max_registers: Registers per thread, at most, on the GPU this was chosen for; None leaves it to the compiler.
         rows_of_thread: Rows of a tile that one thread holds, `row_step` apart. Another number than the GPU's costs
             time only.
         row_step: See above.
@@ -157,10 +157,16 @@ def _keys(queries: Tensor, candidates: Tensor, blocks: Blocks | None) -> tuple[T
             COLUMN_STEP=blocks.column_step,
             num_warps=blocks.num_warps,
             num_stages=blocks.num_stages,
-            maxnreg=blocks.max_registers,
+            maxnreg=_max_registers(blocks, num_channels, candidates.device),
             enable_fp_fusion=True,
         )
     return row_keys, column_keys
+
+
+def _max_registers(blocks: Blocks, num_channels: int, device: torch.device) -> int | None:
+    """Limit registers on a Hopper GPU only: elsewhere, and with more channels, the compiler needs more or spills."""
+    is_hopper = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
+    return blocks.max_registers if is_hopper and num_channels <= blocks.channels else None
 
 
 def _rows_per_part(num_rows: int, block_rows: int, num_programs: int, device: torch.device) -> int:

@@ -116,7 +116,7 @@ class TestNearestBothWaysInterpreted:
     @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
     @pytest.mark.parametrize("position", [0, 1])
     def test_features_that_are_no_numbers_are_refused(self, interpret, value, position):
-        maps = [random_map(1, 3, 4), random_map(1, 1, 18, 4, seed=1)]
+        maps = [random_map(1, 12, 4), random_map(1, 1, 18, 4, seed=1)]
         maps[position][..., 2, 1] = value
         for search in (by_tiles, interpret):
             with pytest.raises(FloatingPointError, match="NaN or infinite"):
@@ -163,6 +163,15 @@ class TestServes:
     def test_nothing_is_served_where_triton_does_not_work(self, monkeypatch):
         monkeypatch.setattr(fused, "_works_on", lambda device: False)
         assert not fused.serves(on_gpu(), on_gpu())
+
+
+class TestMaxRegisters:
+    @pytest.mark.parametrize(
+        ("capability", "num_channels", "expected"), [((9, 0), 128, 168), ((9, 0), 129, None), ((10, 0), 128, None)]
+    )
+    def test_they_are_limited_where_that_was_tried(self, monkeypatch, capability, num_channels, expected):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+        assert fused._max_registers(fused.ON_TENSOR_CORES, num_channels, torch.device("cuda:0")) == expected
 
 
 class TestWorksOn:
@@ -273,6 +282,12 @@ class TestOnGpu:
         candidates[2, 8, 8, 31] = value
         with pytest.raises(ValueError, match="of the database image hold NaN"):
             count_mutual_matches(query, candidates)
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_minus_zero_and_zero_are_equal(self, dtype):
+        query = torch.zeros(1, 16, dtype=dtype, device="cuda")
+        candidate = torch.ones(2, 16, dtype=dtype, device="cuda") * torch.tensor([[-1], [1]], device="cuda")
+        assert mutual_matches(query, candidate).tolist() == [[0, 0]]
 
     def test_the_similarities_are_never_held(self):
         query, candidates = random_map(61, 61, 128).cuda(), random_map(4, 61, 61, 128, seed=1).cuda()
