@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.metadata import version
 from unittest import mock
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from packaging.version import Version
 from torch.nn.functional import normalize
 
 from selavpr_peft.matching import count_mutual_matches, fused, mutual_matches
@@ -20,9 +22,17 @@ from selavpr_peft.matching.tiled import TiledSearch
 from tests.conftest import REPOSITORY
 from tests.matching import interpreter
 
-needs_triton = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="Triton is not installed: it has no wheel for this platform"
-)
+
+def why_not_interpreted():
+    """Say why Triton's interpreter cannot be used here; None where it can."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed: it has no wheel for this platform"
+    if Version(version("triton")) < Version("3.7") and Version(np.__version__) >= Version("2.4"):
+        return "the interpreter of Triton 3.6 cannot run loops with NumPy 2.4 or newer"
+    return None
+
+
+needs_interpreter = pytest.mark.skipif(why_not_interpreted() is not None, reason=str(why_not_interpreted()))
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no NVIDIA GPU")
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -68,7 +78,7 @@ def interpret():
         yield run
 
 
-@needs_triton
+@needs_interpreter
 class TestNearestBothWaysInterpreted:
     @pytest.mark.parametrize("dtype", DTYPES)
     def test_random_maps_are_matched_as_by_tiles(self, interpret, dtype):
