@@ -83,4 +83,6 @@ def locked(folder: Path) -> Iterator[None]:
         with FileLock(folder / ".lock", timeout=0):
             yield
     except Timeout:
-        raise PlaceDatabaseError(f"{folder} is being built by another process; wait for it, or stop it.") from None
+        raise PlaceDatabaseError(
+            f"{folder} is being built or changed by another process; wait for it, or stop it."
+        ) from None

@@ -382,7 +382,7 @@ class TestRefusals:
         (tmp_path / "db").mkdir()
         with (
             FileLock(tmp_path / "db" / ".lock"),
-            pytest.raises(PlaceDatabaseError, match="is being built by another process"),
+            pytest.raises(PlaceDatabaseError, match="is being built or changed by another process"),
         ):
             PlaceDatabase.build(model, places, tmp_path / "db")
 

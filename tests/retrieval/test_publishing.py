@@ -1,6 +1,7 @@
 """Place databases pushed and fetched over HTTP, against a server on this machine (see hub_server.py)."""
 
 import huggingface_hub.constants
+import huggingface_hub.file_download
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -29,10 +30,10 @@ def server(tmp_path, monkeypatch):
     """A server that the client library takes for the Hub."""
     constants = huggingface_hub.constants
     with hub() as running:
+        template = running.url + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "ENDPOINT", running.url)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", running.url + "/{repo_id}/resolve/{revision}/{filename}"
-        )
+        for module in (constants, huggingface_hub.file_download):  # the latter in huggingface_hub 0.36
+            monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
