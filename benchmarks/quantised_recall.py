@@ -50,6 +50,9 @@ FORMS = ("float16", "int8", "binary")
 ROTATIONS = ("none", "random", "principal axes", "ITQ")
 ITQ_ROUNDS = 30
 KEPT = (484, 225)
+SAMPLED = 61
+"""Rotations are learned from one local feature in so many."""
+
 NEAR_LOCATIONS = 8
 """Patches are 4 locations apart; within two of them locations are alike in any case."""
 
@@ -91,7 +94,7 @@ class CompactWays:
 
     def __init__(self, features: Tensor) -> None:
         """Learn the rotations and choose the locations."""
-        sample = features.flatten(0, 2)[:: max(1, len(features) * 60)]
+        sample = features.flatten(0, 2)[::SAMPLED]
         self.features = features
         self.rotations = {name: _rotation(name, sample) for name in ROTATIONS}
         self.signs = {
