@@ -26,3 +26,7 @@ class UnreadableImageError(OSError):
 
 class PlaceDatabaseError(ValueError):
     """A place database is damaged, incomplete, in use, or was made by another model or with other settings."""
+
+
+class HubError(OSError):
+    """The Hub could not be asked or refused; the message says why, what to do, and nothing secret."""

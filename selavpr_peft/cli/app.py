@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 import selavpr_peft
-from selavpr_peft.cli import bench, convert, demo, evaluate, index, query, serve, train, visualize
+from selavpr_peft.cli import bench, convert, demo, evaluate, index, push, query, serve, train, visualize
 from selavpr_peft.cli.printing import help_of
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command(name="serve", help=help_of(serve.serve))(serve.serve)
 app.command(name="bench", help=help_of(bench.bench))(bench.bench)
 app.command(name="convert", help=help_of(convert.convert))(convert.convert)
 app.command(name="train", help=help_of(train.train))(train.train)
+app.command(name="push", help=help_of(push.push))(push.push)
 app.add_typer(visualize.app, name="visualize")
 app.command(name="demo", help=help_of(demo.demo))(demo.demo)
 

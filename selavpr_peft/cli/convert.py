@@ -34,6 +34,7 @@ def convert(
     quiet_host_libraries()
     from selavpr_peft.files import folder_written_at_once
     from selavpr_peft.hub.official_checkpoint import convert_official_checkpoint
+    from selavpr_peft.hub.saving import save_adapter
 
     model = convert_official_checkpoint(checkpoint, backbone=backbone, num_attention_heads=num_attention_heads)
     folders = [output / "adapter"]
@@ -41,7 +42,7 @@ def convert(
         folders.append(output / "backbone")
         model.active_peft_config.base_model_name_or_path = str((output / "backbone").absolute())
     with folder_written_at_once(output / "adapter") as folder:
-        model.save_pretrained(folder, save_embedding_layers=False)  # "auto" asks the Hub about a vocabulary
+        save_adapter(model, folder, name=output.name)
     if backbone is None:
         with folder_written_at_once(output / "backbone") as folder:
             model.unload().save_pretrained(folder)

@@ -46,6 +46,7 @@ def evaluate(
     from selavpr_peft.data.place_table import parse_frames, read_place_table
     from selavpr_peft.evaluation.evaluator import evaluate_two_stage
     from selavpr_peft.modeling.preprocessing import Preprocessing
+    from selavpr_peft.retrieval.fingerprint import adapter_fingerprint
 
     database_places = read_place_table(database, frames=parse_frames(database_frames))
     query_places = read_place_table(queries, frames=parse_frames(query_frames))
@@ -71,6 +72,7 @@ def evaluate(
         "rerank_num": rerank_num,
         "backbone": backbone,
         "adapter": adapter,
+        "adapter_fingerprint": adapter_fingerprint(model),
         "seed": None if adapter else seed,
         "dtype": dtype,
         "image_size": list(config.image_size),

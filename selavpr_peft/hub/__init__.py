@@ -1,19 +1,36 @@
-"""Models in and out: loading by name, and official SelaVPR checkpoints both ways."""
+"""Models in and out: loading by name, publishing with a model card, and official SelaVPR checkpoints both ways."""
 
 from typing import TYPE_CHECKING
 
 import lazy_loader as _lazy_loader
 
 if TYPE_CHECKING:
-    from selavpr_peft.hub.loading import load_adapted_model, load_backbone
+    from selavpr_peft.hub.loading import add_adapter, load, load_adapted_model, load_backbone
     from selavpr_peft.hub.official_checkpoint import convert_official_checkpoint, export_official_checkpoint
+    from selavpr_peft.hub.pipeline import DescriptorPipeline, pipeline
+    from selavpr_peft.hub.pushing import push_adapter
+    from selavpr_peft.hub.saving import save_adapter
 
-__all__ = ["convert_official_checkpoint", "export_official_checkpoint", "load_adapted_model", "load_backbone"]
+__all__ = [
+    "DescriptorPipeline",
+    "add_adapter",
+    "convert_official_checkpoint",
+    "export_official_checkpoint",
+    "load",
+    "load_adapted_model",
+    "load_backbone",
+    "pipeline",
+    "push_adapter",
+    "save_adapter",
+]
 
 __getattr__, __dir__, _ = _lazy_loader.attach(
     __name__,
     submod_attrs={
-        "loading": ["load_adapted_model", "load_backbone"],
+        "loading": ["add_adapter", "load", "load_adapted_model", "load_backbone"],
         "official_checkpoint": ["convert_official_checkpoint", "export_official_checkpoint"],
+        "pipeline": ["DescriptorPipeline", "pipeline"],
+        "pushing": ["push_adapter"],
+        "saving": ["save_adapter"],
     },
 )

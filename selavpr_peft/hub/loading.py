@@ -1,5 +1,7 @@
 """Load a backbone, and an adapter onto it, by name or folder."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -9,9 +11,133 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 
 from selavpr_peft.errors import CheckpointError
+from selavpr_peft.hub.adapter_folder import CONFIG_NAME, PREPROCESSOR_NAME, fetch_adapter, read_adapter_config
+from selavpr_peft.hub.backbone_identity import check_backbone
+from selavpr_peft.hub.preprocessor_file import read_preprocessor
 from selavpr_peft.hub.versions import dtype_argument
+from selavpr_peft.modeling.preprocessing import Preprocessing
 from selavpr_peft.tuner.backbones import backbone_shape
 from selavpr_peft.tuner.config import SelaConfig
+
+
+def load(
+    adapter: str | Path,
+    *,
+    backbone: str | Path | nn.Module | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device | None = None,
+    is_trainable: bool = False,
+) -> PeftModel:
+    """Load an adapter with its backbone, from the Hub or from folders, and check that they belong together.
+
+    The model carries its preprocessing: `Preprocessing.of(model.active_peft_config)`. Two loaded adapters are switched
+    by `set_adapter` (`add_adapter` loads a second one).
+
+    Args:
+        adapter: Hub id or folder.
+        backbone: Hub id or folder of the backbone, or a loaded one; None for the one that the adapter names.
+        revision: Branch, tag or commit of the adapter.
+        token: Access token; None for the one that is logged in.
+        dtype: Type of the backbone's weights, unless it is loaded already; adapters are float32.
+        device: Where to; None leaves the model on the CPU, or where the given backbone is.
+        is_trainable: Leave the adapter's parameters trainable.
+
+    Raises:
+        HubError: If the Hub does not give the adapter; the message says why and what to do.
+        BackboneMismatchError: If the backbone is not the one that the adapter was trained on.
+        CheckpointError: If a file is damaged, or this is no SelaVPR adapter.
+        ValueError: If the adapter names no backbone and none is given, or is of another release's layout.
+        OSError: If there is no such backbone.
+    """
+    folder = fetch_adapter(adapter, revision=revision, token=token)
+    config = read_adapter_config(folder)
+    _check_preprocessing(folder, config)
+    if backbone is None:
+        backbone = config.base_model_name_or_path
+        if not backbone:
+            raise ValueError(
+                f"The adapter {adapter} does not name the backbone it was trained on; say which by backbone=, for"
+                ' example load(..., backbone="facebook/dinov2-large").'
+            )
+    model = _adapt(_checked_backbone(backbone, config, dtype), folder, adapter, is_trainable)
+    return model if device is None else model.to(device)
+
+
+def add_adapter(
+    model: PeftModel,
+    adapter: str | Path,
+    name: str,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+) -> None:
+    """Load a further adapter over the backbone of a model; `model.set_adapter(name)` makes it the active one.
+
+    Args:
+        model: A loaded model.
+        adapter: Hub id or folder.
+        name: What it is called in this model.
+        revision: Branch, tag or commit of the adapter.
+        token: Access token; None for the one that is logged in.
+
+    Raises:
+        HubError: If the Hub does not give the adapter; the message says why and what to do.
+        BackboneMismatchError: If it was trained on another backbone.
+        CheckpointError: If a file is damaged, or this is no SelaVPR adapter.
+        ValueError: If there is an adapter of this name.
+    """
+    folder = fetch_adapter(adapter, revision=revision, token=token)
+    config = read_adapter_config(folder)
+    _check_preprocessing(folder, config)
+    known = {settings.backbone_fingerprint for settings in model.peft_config.values()}
+    if known != {config.backbone_fingerprint}:  # adapters of one backbone need no second look at its weights
+        check_backbone(model, config, "of the model")
+    with _named(adapter):
+        model.load_adapter(str(folder), adapter_name=name)
+    model.eval()
+
+
+def _adapt(base: nn.Module, folder: Path, adapter: str | Path, is_trainable: bool) -> PeftModel:
+    with _named(adapter):
+        return PeftModel.from_pretrained(base, str(folder), is_trainable=is_trainable).eval()
+
+
+@contextmanager
+def _named(adapter: str | Path) -> Iterator[None]:
+    """Say of which adapter the weights cannot be read."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"The weights of the adapter {adapter} cannot be read ({error}); the file is damaged or incomplete: fetch"
+            " or save it again."
+        ) from error
+
+
+def _checked_backbone(backbone: str | Path | nn.Module, config: SelaConfig, dtype: torch.dtype) -> nn.Module:
+    """Load the backbone in the type that is wanted, after its weights were compared with those recorded."""
+    if isinstance(backbone, nn.Module):
+        check_backbone(backbone, config, f"given ({type(backbone).__name__})")
+        return backbone.eval()
+    recorded = (config.backbone_fingerprint or "").partition(":")[0]
+    if recorded and str(dtype) not in {f"torch.{recorded}", "torch.float32"}:
+        check_backbone(load_backbone(backbone), config, str(backbone))  # rounded weights would not tell
+        return load_backbone(backbone, dtype=dtype)
+    loaded = load_backbone(backbone, dtype=dtype)
+    check_backbone(loaded, config, str(backbone))
+    return loaded
+
+
+def _check_preprocessing(folder: Path, config: SelaConfig) -> None:
+    """Raise if the two files of an adapter disagree on how pictures are prepared."""
+    found, expected = read_preprocessor(folder), Preprocessing.of(config)
+    if found is not None and found != expected:
+        raise CheckpointError(
+            f"{folder / PREPROCESSOR_NAME} says {found}, but {CONFIG_NAME} beside it {expected}; take both files from"
+            " the same save."
+        )
 
 
 def load_backbone(name: str | Path, *, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -75,18 +201,11 @@ def load_adapted_model(
     Raises:
         BackboneMismatchError: If the adapter was made for another backbone.
         CheckpointError: If the weights of backbone or adapter cannot be read.
-        ValueError: If there is no adapter at that place (raised by peft).
+        HubError: If there is no adapter at that place.
     """
-    base = load_backbone(backbone, dtype=dtype)
     if adapter is None:
-        return adapt_freshly(base, SelaConfig(), seed=seed)
-    try:
-        return PeftModel.from_pretrained(base, str(adapter), is_trainable=is_trainable).eval()
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"The weights of the adapter {adapter} cannot be read ({error}); the file is damaged or incomplete: fetch"
-            " or save it again."
-        ) from error
+        return adapt_freshly(load_backbone(backbone, dtype=dtype), SelaConfig(), seed=seed)
+    return load(adapter, backbone=backbone, dtype=dtype, is_trainable=is_trainable)
 
 
 def adapt_freshly(backbone: nn.Module, config: SelaConfig, *, seed: int) -> PeftModel:

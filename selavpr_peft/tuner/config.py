@@ -90,6 +90,10 @@ class SelaConfig(PeftConfig):
     backbone_patch_size: int | None = field(
         default=None, metadata={"help": "Patch size of the backbone in pixels; filled in with the adapter."}
     )
+    backbone_fingerprint: str | None = field(
+        default=None,
+        metadata={"help": "Type and digest of the backbone's weights, 'float32:...'; written when it is saved."},
+    )
     layout_version: int = field(
         default=LAYOUT_VERSION, metadata={"help": "Version of the adapter file's layout; not for users to set."}
     )

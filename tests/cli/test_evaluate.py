@@ -5,9 +5,11 @@ import re
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from selavpr_peft.cli.printing import recall_table
 from selavpr_peft.evaluation import evaluator
+from selavpr_peft.retrieval.fingerprint import state_fingerprint
 from tests.cli.test_app import selavpr_process
 
 
@@ -54,6 +56,7 @@ class TestReport:
             "rerank_num": 3,
             "backbone": str(models / "backbone"),
             "adapter": str(models / "adapter"),
+            "adapter_fingerprint": state_fingerprint(load_file(models / "adapter" / "adapter_model.safetensors")),
             "seed": None,  # plays no part
             "dtype": "float32",
             "image_size": [112, 168],  # the adapter's, as is the resizing
@@ -188,7 +191,7 @@ class TestMistakes:
             ({"backbone": "{models}/adapter"}, "Unrecognized model in .*adapter"),
             ({"backbone": "{models}/vit"}, "SelaVPR adapts Dinov2Model, .* got ViTModel"),
             ({"backbone": "{models}/deeper"}, "The adapter was made for .* num_layers 2, .* num_layers 3; load the"),
-            ({"adapter": "{models}/backbone"}, "Can't find 'adapter_config.json' at '.*backbone'"),
+            ({"adapter": "{models}/backbone"}, ".*backbone is no adapter .* it has no adapter_config.json"),
             ({"adapter": "{models}/nowhere"}, ".*nowhere"),
         ],
     )

@@ -88,7 +88,7 @@ class TestTrainerPush:
     ):
         trained = run(TRAIN, CITY=city)
         assert trained.returncode == 0, trained.stderr
-        files = server.repositories["me/city-adapter"]
+        files = server.repositories["me/city-adapter"].files
         assert {"adapter_config.json", "adapter_model.safetensors", "README.md"} <= set(files)
         assert not [name for name in files if not name.endswith((".json", ".safetensors", ".md", ".gitattributes"))]
         assert json.loads(files["adapter_config.json"])["peft_type"] == "SELA"
@@ -107,7 +107,7 @@ class TestModelPush:
     def test_a_model_is_pushed_and_pulled_as_it_was(self, run, server):
         pushed = run(PUSH)
         assert pushed.returncode == 0, pushed.stderr
-        assert {"adapter_config.json", "adapter_model.safetensors"} <= set(server.repositories["me/plain"])
+        assert {"adapter_config.json", "adapter_model.safetensors"} <= set(server.repositories["me/plain"].files)
         pulled = run(PULL, REPOSITORY_ID="me/plain")
         assert pulled.stdout.strip() == "same", pulled.stderr
 
@@ -115,7 +115,7 @@ class TestModelPush:
         server.failures.append((r"^/lfs/", 503))
         pushed = run(PUSH)
         assert pushed.returncode == 0, pushed.stderr
-        assert "adapter_model.safetensors" in server.repositories["me/plain"]
+        assert "adapter_model.safetensors" in server.repositories["me/plain"].files
 
     def test_a_repository_that_is_not_there_is_named(self, run):
         pulled = run(PULL, REPOSITORY_ID="me/nothing")

@@ -180,6 +180,7 @@ class TestFile:
             "backbone_num_layers": 2,
             "backbone_hidden_size": 32,
             "backbone_patch_size": 14,
+            "backbone_fingerprint": None,
             "layout_version": 1,
         }
         assert content["peft_type"] == "SELA"
@@ -205,6 +206,7 @@ class TestFile:
             "backbone_num_layers": None,
             "backbone_hidden_size": None,
             "backbone_patch_size": None,
+            "backbone_fingerprint": None,
             "layout_version": 1,
         }
 

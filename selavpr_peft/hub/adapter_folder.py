@@ -1,0 +1,76 @@
+"""The files of a published adapter, and how they are fetched: from a folder, or from the Hub and its cache."""
+
+import json
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+
+from selavpr_peft.errors import CheckpointError
+from selavpr_peft.hub.access import HubAccess
+from selavpr_peft.tuner.config import SelaConfig
+
+CONFIG_NAME = "adapter_config.json"
+WEIGHTS_NAME = "adapter_model.safetensors"
+PREPROCESSOR_NAME = "preprocessor_config.json"
+CARD_NAME = "README.md"
+EVALUATION_NAME = "evaluation.json"
+TRAINING_NAME = "training.json"
+PUBLISHED = (CONFIG_NAME, WEIGHTS_NAME, PREPROCESSOR_NAME, CARD_NAME, EVALUATION_NAME, TRAINING_NAME)
+"""All that is pushed or fetched of an adapter: tensors, JSON and the card, never a pickle."""
+
+
+def fetch_adapter(adapter: str | Path, *, revision: str | None = None, token: str | bool | None = None) -> Path:
+    """Give the folder that holds an adapter, fetched from the Hub if it is not one on this machine.
+
+    Args:
+        adapter: Folder, or Hub id.
+        revision: Branch, tag or commit on the Hub.
+        token: Access token; None for the one that is logged in.
+
+    Raises:
+        HubError: If the Hub does not give it; the message says why and what to do. Without network, what was fetched
+            before is taken from the cache.
+        CheckpointError: If there is no adapter in it, or only one that is a pickle.
+    """
+    folder = Path(adapter)
+    if not folder.is_dir():
+        access = HubAccess(repo_id=str(adapter), revision=revision)
+        folder = Path(
+            access.ask(
+                lambda: snapshot_download(
+                    str(adapter), revision=revision, token=token, allow_patterns=list(PUBLISHED), tqdm_class=None
+                )
+            )
+        )
+    for name in (CONFIG_NAME, WEIGHTS_NAME):
+        if not (folder / name).is_file():
+            raise CheckpointError(
+                f"{adapter} is no adapter that can be loaded: it has no {name}. Save one with model.save_pretrained,"
+                " which writes safetensors; pickled weights are not read."
+            )
+    return folder
+
+
+def read_adapter_config(folder: Path) -> SelaConfig:
+    """Read and check the settings of an adapter.
+
+    Args:
+        folder: Folder with its files.
+
+    Raises:
+        CheckpointError: If they are not those of a SelaVPR adapter.
+        ValueError: If a field is out of range, or the layout is of another release; the message says what to do.
+    """
+    try:
+        content = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(
+            f"{folder / CONFIG_NAME} is damaged ({error}); fetch or save the adapter again."
+        ) from error
+    if not isinstance(content, dict) or content.get("peft_type") != "SELA":
+        found = content.get("peft_type") if isinstance(content, dict) else type(content).__name__
+        raise CheckpointError(
+            f"{folder / CONFIG_NAME} must be of a SelaVPR adapter (peft_type 'SELA'), got {found!r}; load others"
+            " with peft."
+        )
+    return SelaConfig.from_pretrained(str(folder))
