@@ -55,7 +55,8 @@ class SelaTrainingArguments(TrainingArguments):
         default=True, metadata={"help": "Go on counting patience where an interrupted run stopped."}
     )
     hub_strategy: str = field(
-        default="end", metadata={"help": "Must stay end: what Trainer pushes while it trains holds pickles."}
+        default="end",
+        metadata={"help": "When to push: end, or every_save; other strategies would push pickles and are refused."},
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False: batches are images."})
     optim: str = field(default="adamw_torch", metadata={"help": "Optimiser; AdamW without weight decay is Adam."})
@@ -124,10 +125,10 @@ class SelaTrainingArguments(TrainingArguments):
             raise ValueError("remove_unused_columns must be False: a batch holds images, not columns of a table.")
         if self.patience < 0:
             raise ValueError(f"patience must be at least 0, got {self.patience}; 0 never stops.")
-        if self.push_to_hub and self.hub_strategy != "end":
+        if self.push_to_hub and self.hub_strategy not in {HubStrategy.END, HubStrategy.EVERY_SAVE}:
             raise ValueError(
-                f"hub_strategy must be 'end', got {HubStrategy(self.hub_strategy).value!r}: what Trainer pushes while"
-                " it trains holds pickles. The trained adapter is pushed by save_model() or push_to_hub()."
+                f"hub_strategy must be 'end' or 'every_save', got {HubStrategy(self.hub_strategy).value!r}: a"
+                " checkpoint's states of optimiser and random numbers are pickles, which are not published."
             )
 
     @property

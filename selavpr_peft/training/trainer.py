@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,22 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from datasets import Dataset, DatasetDict
+from huggingface_hub import HfApi
 from peft import PeftModel
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_utils import IntervalStrategy, speed_metrics
+from transformers.trainer_utils import HubStrategy, IntervalStrategy, speed_metrics
 
 from selavpr_peft.data.loading import DATABASE, QUERIES, load_places
 from selavpr_peft.data.schema import radius_unit
+from selavpr_peft.errors import HubError
 from selavpr_peft.evaluation.evaluator import evaluate_two_stage
+from selavpr_peft.hub.access import HubAccess
+from selavpr_peft.hub.adapter_facts import ADAPTER_DIGEST
+from selavpr_peft.hub.pushing import Publication, push_adapter
+from selavpr_peft.hub.saving import complete_folder, record_backbone
 from selavpr_peft.losses import SelaLoss
 from selavpr_peft.modeling.preprocessing import Preprocessing
 from selavpr_peft.training import checkpoints
@@ -30,6 +37,7 @@ from selavpr_peft.training.arguments import (
     SelaTrainingArguments,
 )
 from selavpr_peft.training.augmentation import Augmentation
+from selavpr_peft.training.facts import PlaceNames, evaluation_protocol, reports_of_weights, training_facts
 from selavpr_peft.training.images import TripletDataset, collate_triplets
 from selavpr_peft.training.mining import (
     NOTE,
@@ -44,6 +52,8 @@ from selavpr_peft.training.mining import (
 from selavpr_peft.training.mining_pass import describe_round, evaluation_mode
 from selavpr_peft.training.places import training_places
 from selavpr_peft.training.sampler import MinedBatchSampler
+
+logger = logging.getLogger(__name__)
 
 _FINGERPRINT = (
     *("seed", "positive_radius", "negative_radius", "mining", "queries_per_round", "num_negatives", "negative_pool"),
@@ -92,6 +102,7 @@ class SelaTrainer(Trainer):
         """Validate data and settings, and set up Trainer."""
         config = model.active_peft_config
         _check_trainable(model)
+        record_backbone(model)
         args = copy.copy(args)
         if eval_places is None:
             args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
@@ -103,6 +114,8 @@ class SelaTrainer(Trainer):
             negative_radius=_radius("negative_radius", args.negative_radius, OFFICIAL_NEGATIVE_RADIUS_M, unit),
         )
         self.eval_splits = None if eval_places is None else load_places(eval_places)
+        self.place_names = PlaceNames.of(train_places, eval_places)
+        self.reports: dict[str, dict[str, Any]] = {}
         if self.eval_splits is not None:
             _eval_radius(args, self.eval_splits)
         self.mining = MiningSettings(
@@ -312,6 +325,12 @@ class SelaTrainer(Trainer):
                 batch_size=self.args.per_device_eval_batch_size,
                 num_workers=self.args.dataloader_num_workers,
             )
+        if splits is self.eval_splits:
+            radius = _eval_radius(self.args, splits)
+            protocol = evaluation_protocol(
+                model, self.args, places=self.place_names.evaluation, positive_radius=radius
+            )
+            self.reports[protocol[ADAPTER_DIGEST]] = result.as_report(protocol)
         metrics = {f"{prefix}_recall@{n}": share for n, share in result.retrieval.items()}
         reranked = result.retrieval if result.reranked is None else result.reranked
         metrics |= {f"{prefix}_reranked_recall@{n}": share for n, share in reranked.items()}
@@ -341,9 +360,98 @@ class SelaTrainer(Trainer):
             self._loss_parts.append((global_loss.detach(), local_loss.detach()))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """Save without Trainer's pickled arguments: what is published must hold no pickle."""
+        """Save with a model card and its facts, and without Trainer's pickled arguments."""
         super()._save(output_dir, state_dict)
-        Path(output_dir or self.args.output_dir, TRAINING_ARGS_NAME).unlink(missing_ok=True)
+        folder = Path(output_dir or self.args.output_dir)
+        (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # what is published must hold no pickle
+        best = self.state.best_model_checkpoint
+        complete_folder(
+            self._adapter_folder(folder),
+            reports=reports_of_weights(
+                self.accelerator.unwrap_model(self.model),
+                self.reports,
+                self._adapter_folder(Path(best)) if best else None,
+            ),
+            training=training_facts(self.args, self.state, self.places, self.place_names),
+            name=getattr(self, "hub_model_id", None) or Path(self.args.output_dir).resolve().name,
+        )
+
+    def _adapter_folder(self, folder: Path) -> Path:
+        """Say where PEFT puts the adapter that is trained."""
+        name = self.accelerator.unwrap_model(self.model).active_adapter
+        return folder if name == "default" else folder / name
+
+    # Publishing
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Make the repository that is pushed to.
+
+        Args:
+            token: Access token; None for `hub_token`, or the one that is logged in.
+            private: Make a new repository private; None for `hub_private_repo`.
+
+        Raises:
+            HubError: If the Hub refuses; the message says why and what to do.
+        """
+        if not self.is_world_process_zero():
+            return
+        repo_id = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
+        api = HfApi(token=token or self.args.hub_token)
+        private = self.args.hub_private_repo if private is None else private
+        url = HubAccess(repo_id=repo_id).ask(lambda: api.create_repo(repo_id, private=private, exist_ok=True))
+        self.hub_model_id, self.push_in_progress = url.repo_id, None
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Save and publish the adapter with its model card; checkpoints and logs stay here.
+
+        Args:
+            commit_message: Message of the commit.
+            blocking: Wait until it is done.
+            token: Access token; None for `hub_token`, or the one that is logged in.
+            revision: Branch to commit to; None for `hub_revision`, or main.
+            **kwargs: Not used: the card is written from facts.
+
+        Returns:
+            What was published, or a future of it; None in other processes than the first.
+
+        Raises:
+            HubError: If the Hub refuses or cannot be reached; the message says why and what to do.
+        """
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token)
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        arguments = Path(self.args.output_dir), commit_message or "Upload adapter", token, revision
+        return self._publish(*arguments) if blocking else HfApi().run_as_future(self._publish, *arguments)
+
+    def _publish(
+        self, folder: Path, message: str, token: str | None = None, revision: str | None = None
+    ) -> Publication:
+        return push_adapter(
+            self._adapter_folder(folder),
+            self.hub_model_id,
+            private=self.args.hub_private_repo,
+            revision=revision or getattr(self.args, "hub_revision", None),
+            token=token or self.args.hub_token,
+            message=message,
+        )
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """With the strategy "every_save", publish a checkpoint's adapter; training goes on where the Hub fails."""
+        if not self.is_world_process_zero() or self.args.hub_strategy != HubStrategy.EVERY_SAVE:
+            return
+        try:
+            self._publish(Path(checkpoint_folder), f"Training in progress, step {self.state.global_step}")
+        except HubError as error:
+            logger.warning("%s is not published, and training goes on. %s", checkpoint_folder, error)
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         """Save what Trainer saves, then the mining state, and only then delete older checkpoints."""
@@ -374,7 +482,13 @@ class SelaTrainer(Trainer):
     def _fingerprint(self) -> str:
         """Identify what must not change between an interruption and its continuation."""
         adapter = self.accelerator.unwrap_model(self.model).active_peft_config.to_dict()
-        for name in ("base_model_name_or_path", "inference_mode", "auto_mapping", "peft_version"):
+        for name in (
+            "base_model_name_or_path",
+            "backbone_fingerprint",
+            "inference_mode",
+            "auto_mapping",
+            "peft_version",
+        ):
             adapter.pop(name, None)
         weights = self.mining.query_weights
         settings = {name: getattr(self.args, name) for name in _FINGERPRINT}

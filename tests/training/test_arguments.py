@@ -130,5 +130,7 @@ class TestErrors:
 
     def test_pushing_while_training(self, tmp_path):
         assert make(tmp_path, push_to_hub=True).hub_strategy == "end"
-        with pytest.raises(ValueError, match="hub_strategy must be 'end', got 'every_save'"):
-            make(tmp_path, push_to_hub=True, hub_strategy="every_save")
+        make(tmp_path, push_to_hub=True, hub_strategy="every_save")
+        for strategy in ("checkpoint", "all_checkpoints"):
+            with pytest.raises(ValueError, match=f"hub_strategy must be 'end' or 'every_save', got {strategy!r}"):
+                make(tmp_path, push_to_hub=True, hub_strategy=strategy)
