@@ -1,5 +1,5 @@
 from .hub.loading import load as load
-from .hub.pipeline import pipeline as pipeline
+from .hub.descriptor_pipeline import pipeline as pipeline
 from .modeling.output import SelaOutput as SelaOutput
 from .tuner.config import SelaConfig as SelaConfig
 from .tuner.model import SelaModel as SelaModel

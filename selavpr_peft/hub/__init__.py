@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 import lazy_loader as _lazy_loader
 
 if TYPE_CHECKING:
+    from selavpr_peft.hub.descriptor_pipeline import DescriptorPipeline, pipeline
     from selavpr_peft.hub.loading import add_adapter, load, load_adapted_model, load_backbone
     from selavpr_peft.hub.official_checkpoint import convert_official_checkpoint, export_official_checkpoint
-    from selavpr_peft.hub.pipeline import DescriptorPipeline, pipeline
     from selavpr_peft.hub.pushing import push_adapter
     from selavpr_peft.hub.saving import save_adapter
 
@@ -29,7 +29,7 @@ __getattr__, __dir__, _ = _lazy_loader.attach(
     submod_attrs={
         "loading": ["add_adapter", "load", "load_adapted_model", "load_backbone"],
         "official_checkpoint": ["convert_official_checkpoint", "export_official_checkpoint"],
-        "pipeline": ["DescriptorPipeline", "pipeline"],
+        "descriptor_pipeline": ["DescriptorPipeline", "pipeline"],
         "pushing": ["push_adapter"],
         "saving": ["save_adapter"],
     },

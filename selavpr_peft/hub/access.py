@@ -20,7 +20,7 @@ NUM_ATTEMPTS = 5
 LONGEST_WAIT_S = 60.0
 PASSING_STATUS = (408, 429, 500, 502, 503, 504)
 LOG_IN = "Log in with `hf auth login`, or set HF_TOKEN"
-_CONNECTION_ERRORS = ("TransportError", "ConnectionError", "Timeout")
+_CONNECTION_ERRORS = ("TransportError", "ConnectionError", "Timeout", "ChunkedEncodingError")
 """What httpx and requests call their errors; huggingface_hub uses the one or the other."""
 _TALKATIVE = ("huggingface_hub", "httpx", "httpx2", "httpcore", "httpcore2", "urllib3")
 _TOKEN = re.compile(r"hf_[\w-]+")

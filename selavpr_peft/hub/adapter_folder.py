@@ -37,9 +37,7 @@ def fetch_adapter(adapter: str | Path, *, revision: str | None = None, token: st
         access = HubAccess(repo_id=str(adapter), revision=revision)
         folder = Path(
             access.ask(
-                lambda: snapshot_download(
-                    str(adapter), revision=revision, token=token, allow_patterns=list(PUBLISHED), tqdm_class=None
-                )
+                lambda: snapshot_download(str(adapter), revision=revision, token=token, allow_patterns=list(PUBLISHED))
             )
         )
     for name in (CONFIG_NAME, WEIGHTS_NAME):
