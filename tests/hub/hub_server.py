@@ -1,8 +1,8 @@
-"""A server on 127.0.0.1 that speaks as much of the Hugging Face Hub's protocol as pushing and pulling models needs.
+"""A server on 127.0.0.1 that speaks as much of the Hugging Face Hub's protocol as pushing and pulling needs.
 
 It proves what the clients send, and that what they sent comes back: creating, branches, preupload, LFS, commits,
-listing, resolving, ranges, private and gated models, tokens that may read or write. Failures can be ordered. It does
-not have the real Hub's rules and limits: every file that is not small text goes by LFS in one part, never by Xet;
+listing, resolving, ranges, private and gated repositories, tokens that may read or write. Failures can be ordered. It
+does not have the real Hub's rules and limits: every file that is not small text goes by LFS in one part, never by Xet;
 there are no redirects, and a card is accepted if its metadata has the right form.
 """
 
@@ -28,7 +28,7 @@ HALF = "half"
 
 @dataclass
 class Repository:
-    """A model.
+    """A repository of a model, or of a dataset, which is named `datasets/OWNER/NAME`.
 
     Attributes:
         is_private: Only those with a token see it.
@@ -195,7 +195,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def create(self, body):
         request = json.loads(body)
-        name = "/".join(filter(None, (request.get("organization") or "me", request["name"])))
+        kind = "datasets" if request.get("type") == "dataset" else None
+        name = "/".join(filter(None, (kind, request.get("organization") or "me", request["name"])))
         exists = name in self.server.repositories
         is_private = request.get("private") or request.get("visibility") == "private"
         self.server.repositories.setdefault(name, Repository(is_private=bool(is_private)))
@@ -273,6 +274,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self.not_found(repository)
         siblings = [{"rfilename": path} for path in repository.at(revision)]
         sha = repository.branches.get(revision, revision)
+        name = name.removeprefix("datasets/")
         return self.send(200, {"id": name, "modelId": name, "sha": sha, "siblings": siblings})
 
     def tree(self, body, name, revision):
@@ -315,19 +317,20 @@ def _upload_mode(path):
     return "regular" if path.endswith((".md", ".json", ".gitattributes", ".yaml")) else "lfs"
 
 
-_MODEL = r"([^/]+/[^/]+)"
+_REPOSITORY = r"((?:datasets/)?[^/]+/[^/]+)"
+_API = rf"/api/(?:models/)?{_REPOSITORY}"
 ROUTES = (
     ("POST", "write", "/api/repos/create", _Handler.create),
     ("GET", "read", "/api/whoami-v2", _Handler.who),
     ("POST", None, "/api/validate-yaml", _Handler.validate),
-    ("POST", "write", rf"/api/models/{_MODEL}/branch/(.+)", _Handler.branch),
-    ("POST", "write", rf"/api/models/{_MODEL}/preupload/(.+)", _Handler.preupload),
-    ("POST", "write", rf"/{_MODEL}\.git/info/lfs/objects/batch", _Handler.batch),
+    ("POST", "write", rf"{_API}/branch/(.+)", _Handler.branch),
+    ("POST", "write", rf"{_API}/preupload/(.+)", _Handler.preupload),
+    ("POST", "write", rf"/{_REPOSITORY}\.git/info/lfs/objects/batch", _Handler.batch),
     ("PUT", None, r"/lfs/(\w+)", _Handler.put),  # the signature in the address is the permission
-    ("POST", "write", rf"/api/models/{_MODEL}/commit/(.+)", _Handler.commit_files),
-    ("GET HEAD", "read", rf"/{_MODEL}/resolve/([^/]+)/(.+)", _Handler.resolve),
-    ("GET", "read", rf"/api/models/{_MODEL}/tree/(.+)", _Handler.tree),
-    ("GET", "read", rf"/api/models/{_MODEL}/revision/(.+)", _Handler.info),
-    ("GET", "read", rf"/api/models/{_MODEL}", _Handler.info),
+    ("POST", "write", rf"{_API}/commit/(.+)", _Handler.commit_files),
+    ("GET HEAD", "read", rf"/{_REPOSITORY}/resolve/([^/]+)/(.+)", _Handler.resolve),
+    ("GET", "read", rf"{_API}/tree/(.+)", _Handler.tree),
+    ("GET", "read", rf"{_API}/revision/(.+)", _Handler.info),
+    ("GET", "read", rf"{_API}", _Handler.info),
 )
 """Method, what a token must allow, path and answer."""

@@ -206,14 +206,14 @@ class TestFullDisk:
 
     def test_so_it_does_when_the_last_file_does_not_fit(self, make_trainer, tmp_path, monkeypatch):
         trainer = make_trainer(save_steps=2.0, save_total_limit=1, **RUN)
-        original = checkpoints.write_atomically
+        original = checkpoints.write_text_atomically
 
-        def write(path, fill):
+        def write(path, text):
             if path.parent.name == "checkpoint-4":
                 raise OSError(errno.ENOSPC, "No space left on device")
-            original(path, fill)
+            original(path, text)
 
-        monkeypatch.setattr(checkpoints, "write_atomically", write)
+        monkeypatch.setattr(checkpoints, "write_text_atomically", write)
         with pytest.raises(OSError, match="No space left"):
             trainer.train()
         assert saved_steps(tmp_path / "run") == [2]
