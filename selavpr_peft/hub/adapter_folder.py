@@ -6,7 +6,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 
 from selavpr_peft.errors import CheckpointError
-from selavpr_peft.hub.access import HubAccess
+from selavpr_peft.hub_access import HubAccess
 from selavpr_peft.tuner.config import SelaConfig
 
 CONFIG_NAME = "adapter_config.json"

@@ -11,7 +11,6 @@ from typing import Any
 from huggingface_hub import HfApi
 
 from selavpr_peft.files import write_text_atomically
-from selavpr_peft.hub.access import HubAccess
 from selavpr_peft.hub.adapter_folder import (
     CONFIG_NAME,
     EVALUATION_NAME,
@@ -24,6 +23,7 @@ from selavpr_peft.hub.backbone_identity import identify_backbone
 from selavpr_peft.hub.loading import load
 from selavpr_peft.hub.model_card import hub_id
 from selavpr_peft.hub.saving import complete_folder, read_facts
+from selavpr_peft.hub_access import HubAccess
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -105,7 +105,7 @@ class PlaceDatabase:
 
         Raises:
             PlaceDatabaseError: If there is no complete, undamaged database of this version.
-            OSError: If the Hub cannot be reached or refuses.
+            HubError: If the Hub cannot be reached or refuses; the message says what to do.
         """
         if Path(name).is_dir():
             return cls(name)
@@ -284,7 +284,7 @@ class PlaceDatabase:
 
         Raises:
             PlaceDatabaseError: If places were removed, whose data would be published.
-            OSError: If the Hub cannot be reached or refuses.
+            HubError: If the Hub cannot be reached or refuses; the message says what to do.
         """
         self.refresh()
         if self.manifest["removed_rows"]:

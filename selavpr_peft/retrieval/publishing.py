@@ -11,26 +11,24 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, snapshot_download
-from huggingface_hub.errors import HFValidationError
 from pyarrow import parquet
 
 from selavpr_peft.data.schema import IMAGE
 from selavpr_peft.errors import PlaceDatabaseError
+from selavpr_peft.hub_access import HubAccess
 from selavpr_peft.retrieval.building import ARRAYS, INDEX, INDEX_DESCRIPTION, PLACES
 from selavpr_peft.retrieval.database_card import database_card
 from selavpr_peft.retrieval.manifest import MANIFEST
 
 CARD = "README.md"
 OWN_FILES = (MANIFEST, PLACES, INDEX, INDEX_DESCRIPTION, *(f"{name}/*.npy" for name in ARRAYS))
+KIND = "place database"
 IS_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-NO_ACCESS = (401, 403, 404)
 
 
 def push_database(
@@ -60,7 +58,7 @@ def push_database(
         Address of the commit.
 
     Raises:
-        OSError: If the Hub cannot be reached or refuses.
+        HubError: If the Hub cannot be reached or refuses; the message says what to do.
     """
     table = publishable_table(parquet.read_table(folder / PLACES), image_root)
     places = _as_parquet(table)
@@ -72,14 +70,14 @@ def push_database(
         PLACES: places,
         CARD: database_card(manifest, table, repo_id).encode(),
     }
-    api = HfApi(token=token)
-    with _one_line(f"The place database cannot be pushed to {repo_id}"):
-        api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-        if revision is not None:
-            api.create_branch(repo_id, repo_type="dataset", branch=revision, exist_ok=True)
-        there = api.list_repo_files(repo_id, repo_type="dataset", revision=revision)
-        stale = [name for name in there if name not in content and name != ".gitattributes"]
-        commit = api.create_commit(
+    api, hub = HfApi(token=token), HubAccess(repo_id=repo_id, revision=revision, kind=KIND)
+    hub.ask(lambda: api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True))
+    if revision is not None:
+        hub.ask(lambda: api.create_branch(repo_id, repo_type="dataset", branch=revision, exist_ok=True))
+    there = hub.ask(lambda: api.list_repo_files(repo_id, repo_type="dataset", revision=revision))
+    stale = [name for name in there if name not in content and name != ".gitattributes"]
+    commit = hub.ask(
+        lambda: api.create_commit(
             repo_id,
             [
                 *(CommitOperationAdd(name, source) for name, source in content.items()),
@@ -89,6 +87,7 @@ def push_database(
             revision=revision,
             commit_message=commit_message,
         )
+    )
     return str(commit.commit_url)
 
 
@@ -114,13 +113,13 @@ def fetch_database(
 
     Raises:
         PlaceDatabaseError: If the name cannot be one of the Hub.
-        OSError: If the Hub cannot be reached or refuses.
+        HubError: If the Hub cannot be reached or refuses; the message says what to do.
     """
     if repo_id.count("/") != 1:
         raise PlaceDatabaseError(f"{repo_id} is no place database: neither a folder nor a Hub id, OWNER/NAME.")
-    with _one_line(f"{repo_id} is no folder, and cannot be fetched from the Hub"):
-        return Path(
-            snapshot_download(
+    return Path(
+        HubAccess(repo_id=repo_id, revision=revision, kind=KIND).ask(
+            lambda: snapshot_download(
                 repo_id,
                 repo_type="dataset",
                 revision=revision,
@@ -130,6 +129,7 @@ def fetch_database(
                 allow_patterns=list(OWN_FILES),
             )
         )
+    )
 
 
 def publishable_table(places: pa.Table, image_root: Path | None) -> pa.Table:
@@ -157,20 +157,3 @@ def _as_parquet(table: pa.Table) -> bytes:
     buffer = io.BytesIO()
     parquet.write_table(table, buffer)
     return buffer.getvalue()
-
-
-@contextmanager
-def _one_line(what: str) -> Iterator[None]:
-    """Turn the Hub's errors, whose types and many lines differ between versions of its client, into one of ours."""
-    try:
-        yield
-    except HFValidationError:
-        raise
-    except Exception as error:
-        responses = (getattr(each, "response", None) for each in (error, error.__cause__))
-        status = next((response.status_code for response in responses if response is not None), None)
-        reason = next(iter(str(error).splitlines()), "").rstrip(".") or type(error).__name__
-        if status in NO_ACCESS:
-            reason = f"there is no such dataset repository or branch, or no access to it ({status})"
-            reason += "; check the name, and log in with `hf auth login` or give a token"
-        raise OSError(f"{what}: {reason}.") from error

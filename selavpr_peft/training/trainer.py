@@ -23,10 +23,10 @@ from selavpr_peft.data.loading import DATABASE, QUERIES, load_places
 from selavpr_peft.data.schema import radius_unit
 from selavpr_peft.errors import HubError
 from selavpr_peft.evaluation.evaluator import evaluate_two_stage
-from selavpr_peft.hub.access import HubAccess
 from selavpr_peft.hub.adapter_facts import ADAPTER_DIGEST
 from selavpr_peft.hub.pushing import Publication, push_adapter
 from selavpr_peft.hub.saving import complete_folder, record_backbone
+from selavpr_peft.hub_access import HubAccess
 from selavpr_peft.losses import SelaLoss
 from selavpr_peft.modeling.preprocessing import Preprocessing
 from selavpr_peft.training import checkpoints

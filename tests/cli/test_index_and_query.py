@@ -111,12 +111,21 @@ class TestQuery:
         assert run.code == 2
         assert "places.csv cannot be read" in run.err
 
-    @pytest.mark.parametrize("name", ["walk.placedb", "me/walk"])
-    def test_what_is_neither_folder_nor_on_the_hub_is_one_line(self, selavpr, walk, models, name, monkeypatch):
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("walk.placedb", "walk.placedb is no place database: neither a folder nor a Hub id"),
+            ("me/walk", r"The place database me/walk on the Hub \(revision main\) is not in the cache"),
+        ],
+    )
+    def test_what_is_neither_folder_nor_on_the_hub_is_one_line(
+        self, selavpr, walk, models, name, message, monkeypatch
+    ):
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         run = selavpr("query", name, walk / "day" / "2.png", "--backbone", models / "backbone")
         assert (run.code, run.out) == (2, "")
-        assert run.err.startswith(f"Error: {name} is no ")
+        assert re.match(f"Error: {message}", run.err)
+        assert len(run.err.splitlines()) == 1
 
     def test_what_is_no_database_is_named(self, selavpr, models, tmp_path):
         Image.new("RGB", (8, 8)).save(tmp_path / "a.png")

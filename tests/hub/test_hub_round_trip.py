@@ -16,7 +16,7 @@ from huggingface_hub.utils import _http
 import selavpr_peft
 from selavpr_peft.errors import CheckpointError, HubError
 from selavpr_peft.hub import add_adapter, push_adapter, save_adapter
-from selavpr_peft.hub.access import NUM_ATTEMPTS
+from selavpr_peft.hub_access import NUM_ATTEMPTS
 from selavpr_peft.modeling.toy_backbone import toy_backbone
 from selavpr_peft.retrieval.fingerprint import adapter_fingerprint
 from tests.hub.hub_server import DROP, HALF, SIGNATURE, Repository, hub

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from selavpr_peft.errors import PlaceDatabaseError
+from selavpr_peft.errors import HubError, PlaceDatabaseError
 from selavpr_peft.retrieval import PlaceDatabase, PlaceRecognizer, building
 from selavpr_peft.retrieval.publishing import publishable_table
 from tests.hub.hub_server import Repository, hub
@@ -133,7 +133,7 @@ class TestPushAndFetch:
 class TestInterruption:
     def test_an_interrupted_push_publishes_nothing_and_goes_on_where_it_was(self, server, database):
         server.failures.append(("PUT /lfs/", 403))
-        with pytest.raises(OSError, match="cannot be pushed to me/street"):
+        with pytest.raises(HubError, match="The token may not do this with the place database me/street"):
             push(database)
         assert server.repositories[REPOSITORY].files == {}
         num_sent, num_tried = len(server.objects), len(uploads(server))
@@ -151,21 +151,23 @@ class TestInterruption:
 
 class TestRefusals:
     def test_a_repository_that_is_not_there_is_named_in_one_line(self, server):
-        with pytest.raises(OSError, match="me/street is no folder, and cannot be fetched .* log in with") as error:
+        with pytest.raises(
+            HubError, match="There is no place database me/street on the Hub, or .* Log in with"
+        ) as error:
             fetch()
         assert len(str(error.value).splitlines()) == 1
         assert TOKEN not in str(error.value)
 
-    @pytest.mark.parametrize("status", [401, 403])
-    def test_a_push_without_access_is_refused_in_one_line(self, server, database, status):
+    @pytest.mark.parametrize(("status", "message"), [(401, "does not accept the token for"), (403, "may not do this")])
+    def test_a_push_without_access_is_refused_in_one_line(self, server, database, status, message):
         server.failures.append(("/api/repos/create", status))
-        with pytest.raises(OSError, match=rf"cannot be pushed to me/street: .* no access to it \({status}\)") as error:
+        with pytest.raises(HubError, match=message) as error:
             push(database)
         assert len(str(error.value).splitlines()) == 1
         assert TOKEN not in str(error.value)
 
     def test_without_the_hub_and_without_a_copy_there_is_one_line(self, server):
-        with pytest.raises(OSError, match="me/street is no folder, and cannot be fetched from the Hub: ") as error:
+        with pytest.raises(HubError, match="me/street on the Hub .* is not in the cache") as error:
             fetch(local_files_only=True)
         assert len(str(error.value).splitlines()) == 1
 

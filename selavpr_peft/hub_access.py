@@ -31,13 +31,15 @@ class HubAccess:
     """Access to one repository.
 
     Args:
-        repo_id: Hub id of the model.
+        repo_id: Hub id.
         revision: Branch, tag or commit; None for the main branch.
+        kind: What the repository holds, for messages.
         first_wait_s: Pause after the first failure, in seconds; doubled after every further one.
     """
 
     repo_id: str
     revision: str | None = None
+    kind: str = "model"
     first_wait_s: float = 1.0
 
     def ask(self, request: Callable[[], Answer]) -> Answer:
@@ -72,7 +74,7 @@ class HubAccess:
 
     def _explain(self, error: Exception) -> str | None:
         """Say in a sentence or two what is wrong; None for errors that are not the Hub's."""
-        name = f"model {self.repo_id} on the Hub"
+        name = f"{self.kind} {self.repo_id} on the Hub"
         status = _status(error)
         if isinstance(error, errors.HFValidationError):
             return f"{self.repo_id!r} is neither a folder on this machine nor a Hub id like 'me/city-adapter'."
@@ -91,7 +93,7 @@ class HubAccess:
         if isinstance(error, errors.OfflineModeIsEnabled | errors.LocalEntryNotFoundError):
             return (
                 f"The {name} (revision {self.revision or 'main'}) is not in the cache, or not all of it, and"
-                " HF_HUB_OFFLINE forbids fetching it. Fetch it once while online, or name a folder."
+                " HF_HUB_OFFLINE or local_files_only forbids fetching it. Fetch it once while online, or name a folder."
             )
         if status == 401:
             return f"The Hub does not accept the token for {self.repo_id}, or there is none. {LOG_IN}."
