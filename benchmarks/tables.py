@@ -130,6 +130,60 @@ def compact_features(report: Report) -> str:
     return _table(["what is kept", "rotation, or choice of locations", "queries changed", "R@1"], rows) + lead
 
 
+def extraction(report: Report) -> str:
+    """What describing an image costs."""
+    rows = [
+        [
+            side,
+            f"{row['milliseconds_per_image']:.0f} ms",
+            f"{row['times_faster']:.2f} x",
+            f"{row['extra_memory_bytes'] / 1e6:.0f} MB",
+            *("none" if name == 0 else f"{name:.0e}" for name in row["one_minus_cosine"].values()),
+        ]
+        for side, row in report["sides"].items()
+    ]
+    header = ["side", "per image", "faster", "extra memory", "1 - cosine, descriptors", "1 - cosine, local features"]
+    return _table(header, rows) + f"\n{report['images']} images at a time. {_where(report)}\n"
+
+
+def search(report: Report) -> str:
+    """Every kind of index beside an exact search."""
+    rows = [
+        [
+            f"{row['rows']:,} {row['source']}",
+            f"**{row['kind']}**" if row["kind"] == row["chosen"] else row["kind"],
+            f"{row['build_seconds']:.0f} s",
+            f"{row['build_peak_bytes'] / 1e9:.1f} GB",
+            f"{row['index_bytes'] / 1e9:.2f} GB",
+            f"{row['recall_at_10_of_exact']:.3f}",
+            f"{row['milliseconds']:.2f} ms",
+            f"{row['times_faster']:.1f} x",
+            f"{row['batched_milliseconds']:.2f} ms",
+            f"{row['batched_times_faster']:.1f} x",
+        ]
+        for row in report["rows"]
+    ]
+    header = ["descriptors", "index", "built in", "peak", "size", "recall@10"]
+    header += ["one query", "faster", "of 200 at once", "faster"]
+    return _table(header, rows) + f"\nfaiss {report['faiss']}. {_where(report)}\n"
+
+
+def adaptive_reranking(report: Report) -> str:
+    """What windows save and cost."""
+    rows = [
+        [
+            "none" if row["window"] is None else f"{row['window']:.2f}",
+            f"{row['mean_compared']:.1f}",
+            f"{100 * row['skipped']:.0f} %",
+            _percent(row["recall_at_1"]),
+            f"+{row['won']} -{row['lost']}",
+        ]
+        for row in report["windows"]
+    ]
+    header = ["window", "candidates compared", "queries not re-ranked", "R@1", "queries won and lost"]
+    return _table(header, rows) + f"\nOf {report['num_queries']} queries, {report['rerank_num']} candidates each.\n"
+
+
 TABLES: dict[str, Callable[[Report], str]] = {
     "real_photos": real_photos,
     "real_photos_short": real_photos_short,
@@ -137,6 +191,9 @@ TABLES: dict[str, Callable[[Report], str]] = {
     "matching": matching,
     "ablation": ablation,
     "quantised_recall": quantised_recall,
+    "extraction": extraction,
+    "search": search,
+    "adaptive_reranking": adaptive_reranking,
     "compact_features": compact_features,
 }
 SOURCES = {"real_photos_short": "real_photos"}

@@ -92,8 +92,8 @@ class HubAccess:
             )
         if isinstance(error, errors.OfflineModeIsEnabled | errors.LocalEntryNotFoundError):
             return (
-                f"The {name} (revision {self.revision or 'main'}) is not in the cache, or not all of it, and fetching it"
-                " is forbidden by HF_HUB_OFFLINE or local_files_only. Fetch it once while online, or name a folder."
+                f"The {name} (revision {self.revision or 'main'}) is not in the cache, or not all of it, and fetching"
+                " it is forbidden by HF_HUB_OFFLINE or local_files_only. Fetch it once while online, or name a folder."
             )
         if status == 401:
             return f"The Hub does not accept the token for {self.repo_id}, or there is none. {LOG_IN}."

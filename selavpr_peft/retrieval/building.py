@@ -19,6 +19,7 @@ from selavpr_peft.errors import PlaceDatabaseError
 from selavpr_peft.files import crc32_of, write_atomically
 from selavpr_peft.matching import grid_within, quantize_local_features, thin_out
 from selavpr_peft.modeling.local_head import local_map_size
+from selavpr_peft.modeling.packed_linear import packed_weights
 from selavpr_peft.modeling.preprocessing import Preprocessing
 from selavpr_peft.retrieval.descriptor_index import DescriptorIndex, choose_kind
 from selavpr_peft.retrieval.encoding import EncodedBatch, encode_places
@@ -163,13 +164,15 @@ def _describe_steps(
     features.truncate(kept)
     preprocessing = Preprocessing.of(model.active_peft_config)
     starts = range(done * STEP_IMAGES, len(table), STEP_IMAGES)
-    for start in tqdm(starts, desc="building", unit=f"{STEP_IMAGES} images", initial=done, total=done + len(starts)):
-        part = table.select(range(start, min(start + STEP_IMAGES, len(table))))
-        batches = [batch for batch in encode_places(model, part, preprocessing, **options) if batch.rows]
-        if batches:
-            descriptors.append(np.concatenate([batch.global_descriptors.numpy() for batch in batches]))
-            _append_local_features(features, batches, manifest)
-        rows.append(np.array([start + row for batch in batches for row in batch.rows], dtype=np.int64))
+    progress = tqdm(starts, desc="building", unit=f"{STEP_IMAGES} images", initial=done, total=done + len(starts))
+    with packed_weights(model):  # once for all steps
+        for start in progress:
+            part = table.select(range(start, min(start + STEP_IMAGES, len(table))))
+            batches = [batch for batch in encode_places(model, part, preprocessing, **options) if batch.rows]
+            if batches:
+                descriptors.append(np.concatenate([batch.global_descriptors.numpy() for batch in batches]))
+                _append_local_features(features, batches, manifest)
+            rows.append(np.array([start + row for batch in batches for row in batch.rows], dtype=np.int64))
     if not len(rows):
         raise PlaceDatabaseError(f"None of the {len(table)} images can be read; see the messages above.")
     readable = set(rows.read_all().tolist())
