@@ -16,7 +16,7 @@ test test-fast test-oldest: export OMP_NUM_THREADS ?= 1
 PARALLEL := -n auto --dist loadfile
 RUNTIME_TYPE_CHECKS := --jaxtyping-packages=selavpr_peft,beartype.beartype
 
-.PHONY: demo test test-fast test-oldest benchmarks lint types contract check clean
+.PHONY: demo test test-fast test-oldest benchmarks docs lint types contract check clean
 
 demo: .venv/.demo-ready
 	$(BIN)/selavpr demo $(if $(DATA),--data $(DATA)) $(if $(BACKBONE),--backbone $(BACKBONE)) $(DEMO_ARGS)
@@ -45,6 +45,9 @@ contract: .venv/.ready
 	$(BIN)/lint-imports
 
 check: lint types contract
+
+docs: .venv/.ready
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env docs docs/_build
 
 # An hour on two cores that do nothing else; DATA and BACKBONE as for the demo.
 benchmarks: .venv/.ready
