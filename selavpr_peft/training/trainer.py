@@ -362,6 +362,8 @@ class SelaTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Save with a model card and its facts, and without Trainer's pickled arguments."""
         super()._save(output_dir, state_dict)
+        if not self.args.should_save:  # another process writes
+            return
         folder = Path(output_dir or self.args.output_dir)
         (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # what is published must hold no pickle
         best = self.state.best_model_checkpoint

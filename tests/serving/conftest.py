@@ -3,24 +3,15 @@
 import io
 
 import pytest
-import torch
 from fastapi.testclient import TestClient
 
+from selavpr_peft.data.place_table import read_place_table
 from selavpr_peft.data.toy_city import write_toy_city
 from selavpr_peft.retrieval import PlaceDatabase, PlaceRecognizer
 from selavpr_peft.serving import create_app
 from tests.retrieval.conftest import make_model
 
 NUM_PLACES = 8
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread():
-    """Models this small only wait for one another's threads."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
 
 
 @pytest.fixture(scope="session")
@@ -30,9 +21,10 @@ def city(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def recognizer(city, tmp_path_factory):
-    """The city by day, described by a random network, which recognises the very pictures of the database."""
+    """The city by day, known by frame numbers only, described by a random network: it recognises the very pictures."""
     model = make_model()
-    database = PlaceDatabase.build(model, f"{city}:day", tmp_path_factory.mktemp("databases") / "city.placedb")
+    places = read_place_table(f"{city}:day").remove_columns(["latitude", "longitude"])
+    database = PlaceDatabase.build(model, places, tmp_path_factory.mktemp("databases") / "city.placedb")
     return PlaceRecognizer(model, database)
 
 
