@@ -22,6 +22,9 @@ FORMAT_VERSION = 1
 FLAT_ROWS = 100_000
 """Up to here an exact search takes milliseconds and `choose_kind` takes it."""
 
+OVER_QUERIES, WITHIN_A_QUERY = 0, 1
+"""faiss's numbers for what threads divide among them."""
+
 HNSW_LINKS = 32
 SAMPLES_PER_CELL = 64
 """Rows that place a cell or a code; faiss would take 256, and four times as long."""
@@ -175,6 +178,8 @@ class DescriptorIndex:
         swig: Any = faiss  # its stubs do not know that it takes the bits of an array
         bits = np.packbits(is_searched, bitorder="little")
         selector = None if is_searched.all() else swig.IDSelectorBitmap(bits)
+        if isinstance(self._index, faiss.IndexIVF):  # threads share the cells of a query, or the queries
+            self._index.parallel_mode = WITHIN_A_QUERY if len(queries) == 1 else OVER_QUERIES
         scores, rows = self._index.search(
             queries, num_found, params=_search_parameters(self._index, selector, num_found)
         )

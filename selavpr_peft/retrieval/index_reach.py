@@ -5,6 +5,8 @@ walk over a graph, a recall takes depends on the descriptors: ten neighbours of 
 those of random vectors are everywhere.
 """
 
+import math
+
 import faiss
 import numpy as np
 from jaxtyping import Float, Int
@@ -14,12 +16,15 @@ WANTED_RECALL = 0.99
 
 NUM_PROBES = 200
 NUM_NEIGHBOURS = 10
-LEAST_GAIN = 0.001
-"""Cells are no longer doubled when this is all the recall gains: the rest is lost in the codes."""
+STEP = 1.5
+"""Factor by which an index is let look further."""
+
+LEAST_GAIN = 0.0005
+"""It is no longer let look further when this is all the recall gains: the rest is lost in the codes."""
 
 
 def set_reach(index: faiss.Index, descriptors: Float[np.ndarray, "N D"]) -> None:
-    """Double the cells, or the width of the walk, until an index finds 99 % of the ten nearest neighbours.
+    """Raise the cells, or the width of the walk, until an index finds 99 % of the ten nearest neighbours.
 
     Args:
         index: A filled faiss index; `nprobe` or `efSearch`, which its file keeps, are set. An exact one is left alone.
@@ -42,7 +47,7 @@ def set_reach(index: faiss.Index, descriptors: Float[np.ndarray, "N D"]) -> None
         recall, gain = now, now - recall
         if reach >= widest:
             return
-        reach = min(2 * reach, widest)
+        reach = min(math.ceil(STEP * reach), widest)
 
 
 def _share_found(found: Int[np.ndarray, "Q K"], exact: Int[np.ndarray, "Q K"]) -> float:
