@@ -1,7 +1,5 @@
 """Place databases pushed and fetched over HTTP, against a server on this machine (see hub_server.py)."""
 
-import huggingface_hub.constants
-import huggingface_hub.file_download
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -11,12 +9,12 @@ from selavpr_peft.errors import HubError, PlaceDatabaseError
 from selavpr_peft.retrieval import PlaceDatabase, PlaceRecognizer, building
 from selavpr_peft.retrieval.publishing import publishable_table
 from tests.hub.hub_server import Repository, hub
+from tests.hub.test_hub_round_trip import TOKEN, use_the_hub
 from tests.retrieval.conftest import make_model
 
 # huggingface_hub 2.4 uploads in a way that its own HTTP client has deprecated
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
-TOKEN = "hf_a-token-that-nobody-may-see"
 REPOSITORY = "datasets/me/street"
 
 
@@ -28,15 +26,8 @@ def _small_steps(monkeypatch):
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     """A server that the client library takes for the Hub."""
-    constants = huggingface_hub.constants
     with hub() as running:
-        template = running.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "ENDPOINT", running.url)
-        for module in (constants, huggingface_hub.file_download):  # the latter in huggingface_hub 0.36
-            monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        use_the_hub(monkeypatch, running.url, tmp_path / "cache")
         yield running
 
 
