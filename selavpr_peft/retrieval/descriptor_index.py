@@ -36,8 +36,8 @@ PQ_ROWS = 256
 def choose_kind(num_rows: int, num_channels: int, memory_bytes: int | None = None) -> str:
     """Choose an index by size and memory: the most exact one that fits and is built in minutes.
 
-    A graph ("hnsw") is never chosen: building it takes ten times as long as cells of bytes ("ivf-sq"), which
-    find as much as fast (docs/performance.md).
+    A graph ("hnsw") is never chosen: it keeps every row in float32 and is built row by row, while cells of bytes
+    ("ivf-sq") are built by matrix products.
 
     Args:
         num_rows: Database images.
