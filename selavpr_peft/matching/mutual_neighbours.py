@@ -12,6 +12,7 @@ from jaxtyping import Bool, Int, Num
 from torch import Tensor
 
 from selavpr_peft.matching import fused
+from selavpr_peft.matching.threads import map_in_threads
 from selavpr_peft.matching.tiled import TiledSearch
 
 
@@ -78,8 +79,12 @@ def _nearest_both_ways(
         if fused.serves(query, candidates):
             forward, backward = fused.nearest_both_ways(query[None], candidates[None])
             return forward[0], backward[0]
-        search = TiledSearch(_as_vectors(query))
-        found = [search.nearest_both_ways(_as_vectors(candidate)) for candidate in candidates]
+        with torch.autocast(query.device.type, enabled=False):  # similarities must be exact
+            search = TiledSearch(_as_vectors(query))
+            over_candidates = map_in_threads if query.device.type == "cpu" else map
+            found = list(
+                over_candidates(lambda rows: search.nearest_both_ways(_as_vectors(rows)), candidates.unbind())
+            )
     except FloatingPointError:
         raise _not_finite(query, candidates) from None
     return torch.stack([forward for forward, _ in found]), torch.stack([backward for _, backward in found])

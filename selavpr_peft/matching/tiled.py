@@ -1,20 +1,27 @@
 """Nearest neighbours both ways between two lists of local features, one tile of similarities at a time.
 
-A tile holds the similarities of some query locations with all database locations. It is made by one matrix product
-and read twice while it is in the cache: for the best database location of its rows, which is final, and for the best
-query location of its columns, which is kept where it beats the tiles before. Looking for a maximum and remembering
+A tile holds the similarities of some candidate locations with all query locations. It is made by one matrix product
+and read twice while it is in the cache: for the best query location of its rows, which is final, and for the best
+candidate location of its columns, which is kept where it beats the tiles before. Looking for a maximum and remembering
 where it was is several times slower than looking for the maximum alone (PyTorch vectorises only the latter), so both
-directions first take maxima of small groups and then search the one group that holds the best.
+directions first take maxima of small groups and then search the one group that holds the best. Groups are filled up by
+repeating the last location: of equals the first counts.
+
+The query is the same for all candidates, so that it is brought into the processor's own layout once.
 
 docs/performance.md compares this with other ways of doing it.
 """
+
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Int, Num
 from torch import Tensor
 
+from selavpr_peft.packed_product import can_pack, packed_product
+
 TILE_ROWS = 256
-"""Query locations per tile on a CPU: 3.9 MB of similarities against 61 x 61 database locations."""
+"""Candidate locations per tile on a CPU: 3.9 MB of similarities against 61 x 61 query locations."""
 
 TILE_BYTES_ON_ACCELERATOR = 1 << 26
 """Size of a tile elsewhere, where starting an operation costs more than memory."""
@@ -27,13 +34,14 @@ class TiledSearch:
     """Find nearest neighbours between one query and any number of database images.
 
     Args:
-        query: Local features of the query as rows: float32, or int8 to be multiplied as whole numbers.
+        query: Local features of the query as rows: float32, or int8 to be multiplied as whole numbers (up to 1040
+            channels).
     """
 
     def __init__(self, query: Num[Tensor, "N C"]) -> None:
-        """Keep the query's features."""
-        self.query = query.contiguous()
-        self._tile: Tensor | None = None
+        """Prepare the query's features."""
+        self._num_locations = len(query)
+        self._similarities = _product(_filled_up(query, GROUP_COLUMNS))
 
     def nearest_both_ways(self, candidate: Num[Tensor, "M C"]) -> tuple[Int[Tensor, " N"], Int[Tensor, " M"]]:
         """Find the most similar candidate location of each query location, and the other way round.
@@ -48,43 +56,36 @@ class TiledSearch:
         Raises:
             FloatingPointError: If a similarity that counts is NaN or infinite.
         """
-        rows, columns = len(self.query), len(candidate)
-        forward = torch.zeros(rows, dtype=torch.long, device=candidate.device)
-        backward = torch.zeros(columns, dtype=torch.long, device=candidate.device)
-        multiply, candidate = _product(self.query, candidate)
-        tile = self._reserve(candidate)
-        best_of_rows = tile.new_empty(rows)
-        best_of_columns = tile.new_full((columns,), _lowest(tile.dtype))
-        for start in range(0, rows, len(tile)):
-            part = self.query[start : start + len(tile)]
-            multiply(part, candidate.T, out=tile[: len(part), : len(candidate)])
-            here = slice(start, start + len(part))
-            forward[here], best_of_rows[here] = _best_of_rows(tile[: len(part)])
-            tile[len(part) :] = _lowest(tile.dtype)  # the last tile is not full
-            _improve_columns(tile, start, backward, best_of_columns)
-        _check_numbers(best_of_rows, best_of_columns)
-        return forward, backward
-
-    def _reserve(self, candidate: Tensor) -> Tensor:
-        """Give memory for a tile; columns beyond the candidate's are never the best ones."""
-        columns = _round_up(len(candidate), GROUP_COLUMNS)
-        if self._tile is None or self._tile.shape[1] != columns:
-            rows = _round_up(min(_tile_rows(candidate, columns), len(self.query)), GROUP_ROWS)
-            kind = torch.int32 if candidate.dtype is torch.int8 else torch.float32
-            self._tile = torch.empty(rows, columns, dtype=kind, device=candidate.device)
-        self._tile[:, len(candidate) :] = _lowest(self._tile.dtype)
-        return self._tile
+        columns = _round_up(self._num_locations, GROUP_COLUMNS)
+        forward = torch.zeros(columns, dtype=torch.long, device=candidate.device)
+        best_of_columns = torch.full((columns,), -torch.inf, device=candidate.device)  # float32: exact also for int8
+        backward, best_of_rows = [], []
+        start = 0
+        for part in candidate.split(_tile_rows(candidate, columns)):
+            tile = self._similarities(_filled_up(part, GROUP_ROWS))
+            _improve_columns(tile, start, forward, best_of_columns)
+            locations, best = _best_of_rows(tile[: len(part)])
+            backward.append(locations)
+            best_of_rows.append(best)
+            start += len(part)
+            del tile  # so that its memory serves the next one
+        _check_numbers(best_of_columns, *best_of_rows)
+        return forward[: self._num_locations], torch.cat(backward)
 
 
-def _product(query: Tensor, candidate: Tensor) -> tuple:
-    """Choose the matrix product; that of whole numbers writes whole tiles, so its candidate is filled up.
+def _product(query: Num[Tensor, "N C"]) -> Callable[[Num[Tensor, "T C"]], Num[Tensor, "T N"]]:
+    """Choose how similarities with all query locations are computed."""
+    if query.dtype is torch.int8:
+        return lambda rows: torch._int_mm(rows, query.T)
+    if can_pack(query.device, query.dtype):
+        return packed_product(query)
+    return lambda rows: rows @ query.T
 
-    The last location is repeated for that: of equals the first counts.
-    """
-    if candidate.dtype is not torch.int8:
-        return torch.mm, candidate
-    missing = _round_up(len(candidate), GROUP_COLUMNS) - len(candidate)
-    return torch._int_mm, torch.cat((candidate, candidate[-1:].expand(missing, -1)))
+
+def _filled_up(features: Num[Tensor, "N C"], step: int) -> Num[Tensor, "M C"]:
+    """Repeat the last location until their number is a multiple."""
+    missing = -len(features) % step
+    return torch.cat((features, features[-1:].expand(missing, -1))) if missing else features
 
 
 def _best_of_rows(tile: Tensor) -> tuple[Int[Tensor, " T"], Tensor]:
@@ -95,14 +96,14 @@ def _best_of_rows(tile: Tensor) -> tuple[Int[Tensor, " T"], Tensor]:
     return group * GROUP_COLUMNS + inside, best
 
 
-def _improve_columns(tile: Tensor, start: int, backward: Tensor, best_of_columns: Tensor) -> None:
+def _improve_columns(tile: Tensor, start: int, rows: Int[Tensor, " N"], best_of_columns: Tensor) -> None:
     """Update row and value of the largest entry of each column; equal ones do not replace earlier ones."""
     groups = tile.unflatten(0, (-1, GROUP_ROWS))
-    best, group = groups.amax(dim=1)[:, : len(backward)].max(dim=0)
+    best, group = groups.amax(dim=1).max(dim=0)
     better = (best > best_of_columns).nonzero()[:, 0]
     group = group[better]
     inside = groups[group, :, better].max(dim=1).indices
-    backward[better] = group * GROUP_ROWS + inside + start
+    rows[better] = group * GROUP_ROWS + inside + start
     torch.maximum(best_of_columns, best, out=best_of_columns)
 
 
@@ -118,7 +119,3 @@ def _tile_rows(candidate: Tensor, columns: int) -> int:
 
 def _round_up(number: int, step: int) -> int:
     return -(-number // step) * step
-
-
-def _lowest(kind: torch.dtype) -> float | int:
-    return -torch.inf if kind.is_floating_point else torch.iinfo(kind).min

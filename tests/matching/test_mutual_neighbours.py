@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from unittest import mock
 
 import numpy as np
@@ -15,7 +16,9 @@ from hypothesis.extra import numpy as hnp
 from torch.nn.functional import normalize
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from selavpr_peft.matching import count_mutual_matches, mutual_matches, tiled
+from selavpr_peft import packed_product
+from selavpr_peft.matching import count_mutual_matches, mutual_matches, quantize_local_features, tiled
+from selavpr_peft.matching.threads import map_in_threads
 from tests.conftest import REPOSITORY
 from tests.matching import plain_loops
 
@@ -125,6 +128,21 @@ class TestMutualMatches:
         query, candidate = (torch.randint(-2, 3, (n, 5), generator=generator).to(dtype) for n in shape)
         similarity = (query.long() @ candidate.long().T).tolist()
         assert mutual_matches(query, candidate).tolist() == plain_loops.mutual_matches(similarity)
+
+    def test_processors_without_packed_products_find_the_same(self, monkeypatch):
+        query, candidate = random_map(23, 25, 16), random_map(19, 7, 16, seed=1)
+        expected = mutual_matches(query, candidate).tolist()
+        monkeypatch.setattr(packed_product.platform, "machine", lambda: "aarch64")
+        assert mutual_matches(query, candidate).tolist() == expected
+
+    @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+    def test_autocast_does_not_make_similarities_coarser(self, machine, monkeypatch):
+        monkeypatch.setattr(packed_product.platform, "machine", lambda: machine)
+        query, candidate = random_map(9, 8, 16), random_map(9, 8, 16, seed=1)
+        expected = mutual_matches(query, candidate).tolist()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert (query.flatten(0, 1) @ candidate.flatten(0, 1).T).dtype is torch.bfloat16
+            assert mutual_matches(query, candidate).tolist() == expected
 
     def test_a_map_matches_itself_everywhere_when_all_features_differ(self):
         features = random_map(9, 11, 32)
@@ -262,6 +280,46 @@ class TestCountMutualMatches:
             count_mutual_matches(random_map(2, 2, 4), candidates)
 
 
+class TestThreads:
+    """Candidates are divided among threads."""
+
+    @pytest.fixture(autouse=True)
+    def three_threads(self):
+        number = torch.get_num_threads()
+        torch.set_num_threads(3)
+        yield
+        torch.set_num_threads(number)
+
+    @pytest.mark.parametrize("num_candidates", [1, 2, 3, 8])
+    @pytest.mark.parametrize("dtype", ["float32", "int8", "binary"])
+    def test_counts_are_those_of_each_pair(self, num_candidates, dtype):
+        query, candidates = random_map(6, 5, 16), random_map(num_candidates, 3, 7, 16, seed=1)
+        query, candidates = (quantize_local_features(features, dtype) for features in (query, candidates))
+        expected = [len(mutual_matches(query, candidate)) for candidate in candidates]
+        assert count_mutual_matches(query, candidates).tolist() == expected
+
+    def test_features_made_in_inference_mode_are_counted_in_it(self):
+        query, candidates = random_map(6, 5, 16), random_map(8, 3, 7, 16, seed=1)
+        expected = count_mutual_matches(query, candidates).tolist()
+        with torch.inference_mode():
+            assert count_mutual_matches(query.clone(), candidates.clone()).tolist() == expected
+
+    def test_a_damaged_candidate_is_named_from_any_thread(self):
+        candidates = random_map(8, 2, 2, 4)
+        candidates[5] = torch.nan
+        with pytest.raises(ValueError, match="of the database image hold NaN"):
+            count_mutual_matches(random_map(2, 2, 4), candidates)
+
+    def test_every_item_runs_in_a_single_thread_and_the_number_is_as_before(self):
+        assert map_in_threads(lambda item: (item, torch.get_num_threads()), range(5)) == [(i, 1) for i in range(5)]
+        assert torch.get_num_threads() == 3
+        with ThreadPoolExecutor(1) as pool:  # a thread of others that starts later
+            assert pool.submit(torch.get_num_threads).result() == 3
+
+    def test_fewer_items_than_threads_have_all_threads_each(self):
+        assert map_in_threads(lambda item: (item, torch.get_num_threads()), range(2)) == [(0, 3), (1, 3)]
+
+
 class AllocationSpy(TorchDispatchMode):
     """Follow the bytes of all tensors that operations return and that are still referred to."""
 
@@ -273,7 +331,7 @@ class AllocationSpy(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
         for tensor in result if isinstance(result, tuple | list) else (result,):
-            if isinstance(tensor, torch.Tensor):
+            if isinstance(tensor, torch.Tensor) and tensor.layout is torch.strided:  # not packed weights
                 self._follow(tensor.untyped_storage())
         return result
 

@@ -5,10 +5,13 @@ import torch
 from torch import nn
 from transformers import Dinov2Config, Dinov2Model
 
-from selavpr_peft.modeling import packed_linear
+from selavpr_peft import packed_product
 from selavpr_peft.modeling.packed_linear import packed_weights
 
-pytestmark = pytest.mark.skipif(not packed_linear._has_onednn(), reason="oneDNN's operators are for x86 processors")
+pytestmark = pytest.mark.skipif(
+    not packed_product.can_pack(torch.device("cpu"), torch.float32),
+    reason="oneDNN's operators are for x86 processors",
+)
 
 
 def dinov2(**settings):
@@ -118,7 +121,7 @@ class TestLayersThatStay:
             assert num_packed(linear) == 0
 
     def test_on_another_processor(self, monkeypatch):
-        monkeypatch.setattr(packed_linear.platform, "machine", lambda: "aarch64")
+        monkeypatch.setattr(packed_product.platform, "machine", lambda: "aarch64")
         linear = nn.Linear(8, 4)
         with packed_weights(linear):
             assert num_packed(linear) == 0
