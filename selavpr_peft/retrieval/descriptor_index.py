@@ -66,6 +66,7 @@ class DescriptorIndex:
         self.kind = kind
         self.model = model
         self._is_live = np.ones(index.ntotal, dtype=bool)
+        self._num_live = len(self)
 
     def __len__(self) -> int:
         """Give the number of rows, removed ones included."""
@@ -133,6 +134,7 @@ class DescriptorIndex:
         """
         self._index.add(_checked(descriptors, self.num_channels))
         self._is_live = np.append(self._is_live, np.ones(len(descriptors), dtype=bool))
+        self._num_live += len(descriptors)
 
     def remove(self, rows: Int[np.ndarray, " K"]) -> None:
         """Never find some rows again.
@@ -149,6 +151,7 @@ class DescriptorIndex:
         if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
             raise IndexError(f"Rows must be in [0, {len(self)}), got {rows.min()} to {rows.max()}.")
         self._is_live[rows] = False
+        self._num_live = int(np.count_nonzero(self._is_live))
 
     def search(
         self,
@@ -170,14 +173,19 @@ class DescriptorIndex:
             ValueError: If the queries' length is another than the rows', or one holds NaN or infinity.
         """
         queries = _checked(query_descriptors, self.num_channels)
-        is_searched = self._is_live if is_allowed is None else self._is_live & is_allowed
-        num_found = min(num_candidates, int(is_searched.sum()))
+        is_searched, num_searched = self._is_live, self._num_live
+        if is_allowed is not None:
+            is_searched = is_searched & is_allowed
+            num_searched = int(np.count_nonzero(is_searched))
+        num_found = min(num_candidates, num_searched)
         if num_found == 0:
             empty = (len(queries), 0)
             return np.empty(empty, np.float32), np.empty(empty, np.int64)
-        swig: Any = faiss  # its stubs do not know that it takes the bits of an array
-        bits = np.packbits(is_searched, bitorder="little")
-        selector = None if is_searched.all() else swig.IDSelectorBitmap(bits)
+        selector = None
+        if num_searched < len(self):
+            swig: Any = faiss  # its stubs do not know that it takes the bits of an array
+            bits = np.packbits(is_searched, bitorder="little")  # faiss reads them while it searches
+            selector = swig.IDSelectorBitmap(bits)
         if isinstance(self._index, faiss.IndexIVF):  # threads share the cells of a query, or the queries
             self._index.parallel_mode = WITHIN_A_QUERY if len(queries) == 1 else OVER_QUERIES
         scores, rows = self._index.search(

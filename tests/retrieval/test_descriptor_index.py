@@ -62,6 +62,18 @@ class TestSearch:
         scores, rows = index.search(queries, 5, np.zeros(1000, dtype=bool))
         assert scores.shape == rows.shape == (20, 0)
 
+    def test_rows_are_told_apart_only_where_some_are_left_out(self, database, queries, monkeypatch):
+        packed, packbits = [], np.packbits
+        monkeypatch.setattr(np, "packbits", lambda *args, **options: packed.append(args) or packbits(*args, **options))
+        index = DescriptorIndex.build(database)
+        index.add(database[:1])
+        index.search(queries, 5)
+        index.search(queries, 5, np.ones(1001, dtype=bool))
+        assert not packed
+        index.remove(np.array([7, 7]))
+        assert index.search(queries, 1001)[1].shape == (20, 1000)
+        assert len(packed) == 1
+
     def test_more_than_there_are_gives_what_there_is(self, database, queries):
         assert DescriptorIndex.build(database[:3]).search(queries, 10)[1].shape == (20, 3)
 
