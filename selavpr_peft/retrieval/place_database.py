@@ -56,19 +56,19 @@ class PlaceDatabase:
     def __init__(self, folder: str | Path) -> None:
         """Open a database; `PlaceDatabase.open` is the same."""
         self.folder = Path(folder)
-        self.manifest = read_manifest(self.folder)
-        if not self.manifest["is_complete"]:
+        manifest = read_manifest(self.folder)
+        if not manifest["is_complete"]:
             raise PlaceDatabaseError(f"{self.folder} is not complete; run the same build again and it will go on.")
-        self.places = _read_places(self.folder, self.manifest)
-        self.index = _read_index(self.folder, self.manifest)
+        self.places = _read_places(self.folder, manifest)
+        self.index = _read_index(self.folder, manifest)
         self._local_features = ShardedArray(self.folder / LOCAL_FEATURES)
-        num_features = self.manifest["num_places"] if self.manifest["local_map_shape"] else 0
+        num_features = manifest["num_places"] if manifest["local_map_shape"] else 0
         if len(self._local_features) != num_features:
             raise PlaceDatabaseError(
                 f"{self.folder / LOCAL_FEATURES} holds {len(self._local_features)} places, but the manifest says"
                 f" {num_features}: a file is missing; fetch or build the database again."
             )
-        self.index.remove(np.array(self.manifest["removed_rows"], dtype=np.int64))
+        self._take_over(manifest)
 
     @classmethod
     def open(cls, folder: str | Path) -> "PlaceDatabase":
