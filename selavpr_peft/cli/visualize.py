@@ -59,7 +59,9 @@ def candidates(
     from selavpr_peft.visualization import draw_candidates
 
     opened = PlaceDatabase.open(database)
-    positives = _positives(opened, image, queries, positive_radius)
+    positives = None
+    if queries is not None and positive_radius is not None:
+        positives = _positives(opened, _table_row(image, queries), positive_radius)
     model = options.load_model(backbone, adapter, dtype=dtype, device=device, seed=seed)
     places = _recognize(model, opened, image, top_k, rerank_num)
     ax = draw_candidates(
@@ -251,11 +253,12 @@ def map_(
 
     opened = PlaceDatabase.open(database)
     names = coordinate_names(opened.places.column_names)
-    position = None
+    position = positives = None
     if image is not None and queries is not None:
-        table, row = _table_row(image, queries)
-        position = coordinates(table.select([row]), coordinate_names(table.column_names, [names]))[0]
-    positives = _positives(opened, image, queries, positive_radius)
+        query = _table_row(image, queries)
+        position = coordinates(query, coordinate_names(query.column_names, [names]))[0]
+        if positive_radius is not None:
+            positives = _positives(opened, query, positive_radius)
     places = []
     if image is not None and backbone is not None:
         model = options.load_model(backbone, adapter, dtype=dtype, device=device, seed=seed)
@@ -323,26 +326,21 @@ def _recognize(
     return found
 
 
-def _table_row(image: Path, queries: str) -> "tuple[datasets.Dataset, int]":
-    """Read a table of queries and find a photograph in it."""
+def _table_row(image: Path, queries: str) -> "datasets.Dataset":
+    """Read a table of queries and take the row of a photograph from it."""
     from selavpr_peft.data.place_table import read_place_table
     from selavpr_peft.data.schema import row_of_picture
 
     table = read_place_table(queries)
-    return table, row_of_picture(table, image)
+    return table.select([row_of_picture(table, image)])
 
 
-def _positives(
-    database: "PlaceDatabase", image: Path | None, queries: str | None, radius: float | None
-) -> list[int] | None:
-    """Find the places near a photograph, if it is known where that was taken and what is near."""
-    if image is None or queries is None or radius is None:
-        return None
+def _positives(database: "PlaceDatabase", query: "datasets.Dataset", radius: float) -> list[int]:
+    """Find the places near a photograph, given its row of a table."""
     from selavpr_peft.data.positives import positives_within
     from selavpr_peft.data.schema import positions
 
-    table, row = _table_row(image, queries)
-    (found,) = positives_within(positions(table.select([row])), positions(database.places), radius)
+    (found,) = positives_within(positions(query), positions(database.places), radius)
     rows: list[int] = found.tolist()
     return rows
 
