@@ -12,6 +12,7 @@ from pathlib import Path
 from selavpr_peft import SelaConfig
 from selavpr_peft.data.loading import load_places
 from selavpr_peft.data.place_table import read_place_table
+from selavpr_peft.data.schema import DEGREES
 from selavpr_peft.data.toy_city import write_toy_city
 from selavpr_peft.evaluation.evaluator import TwoStageResult, evaluate_two_stage
 from selavpr_peft.hub.loading import adapt_freshly, load_adapted_model
@@ -33,7 +34,7 @@ from selavpr_peft.visualization import (
     patch_tokens,
     save_figure,
 )
-from selavpr_peft.visualization.place_map import DEGREES, coordinates
+from selavpr_peft.visualization.place_map import coordinates
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--backbone", help="Hub id or folder; a tiny random DINOv2, trained for half a minute, without it")

@@ -247,9 +247,10 @@ def map_(
         raise ValueError("--queries says where the photograph was taken, and none is given.")
     if positive_radius is not None and queries is None:
         raise ValueError("--positive-radius is measured from where the photograph was taken: give --queries.")
+    from selavpr_peft.data.schema import DEGREES
     from selavpr_peft.retrieval import PlaceDatabase
     from selavpr_peft.visualization import draw_place_map
-    from selavpr_peft.visualization.place_map import DEGREES, coordinate_names, coordinates
+    from selavpr_peft.visualization.place_map import coordinate_names, coordinates
 
     opened = PlaceDatabase.open(database)
     names = coordinate_names(opened.places.column_names)

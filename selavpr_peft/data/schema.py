@@ -7,6 +7,7 @@
 | `easting_m`, `northing_m` | position in metres on a plane; or else |
 | `frame` | position along a path that was filmed, as a whole number |
 | `traverse` | name of the drive or walk the image comes from (optional) |
+| `latitude`, `longitude` | position in degrees, for maps and for searches around a point (optional) |
 
 Any further column is kept.
 """
@@ -26,6 +27,7 @@ IMAGE = "image"
 KEY = "key"
 FRAME = "frame"
 METRES = ("easting_m", "northing_m")
+DEGREES = ("latitude", "longitude")
 TRAVERSE = "traverse"
 
 

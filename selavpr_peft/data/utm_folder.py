@@ -8,12 +8,13 @@ from pathlib import Path
 
 from datasets import Dataset, Image
 
-from selavpr_peft.data.schema import IMAGE, KEY, check_places
+from selavpr_peft.data.schema import DEGREES, IMAGE, KEY, METRES, check_places
 from selavpr_peft.errors import DatasetFormatError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 SPLIT_FOLDERS = ("database", "queries")
-_OPTIONAL_FIELDS = {"latitude": 5, "longitude": 6, "heading_deg": 9}
+_POSITION_FIELDS = dict(zip(METRES, (1, 2), strict=True))
+_OPTIONAL_FIELDS = dict(zip((*DEGREES, "heading_deg"), (5, 6, 9), strict=True))
 _TEXT_FIELDS = {"time": 13, "note": 14}
 
 
@@ -47,9 +48,9 @@ def read_utm_folder(folder: str | Path) -> Dataset:
     columns: dict[str, list[object]] = {
         IMAGE: [str(path) for path in paths],
         KEY: [path.relative_to(folder).as_posix() for path in paths],
-        "easting_m": [_number(path, parts, 1) for path, parts in zip(paths, fields, strict=True)],
-        "northing_m": [_number(path, parts, 2) for path, parts in zip(paths, fields, strict=True)],
     }
+    for name, index in _POSITION_FIELDS.items():
+        columns[name] = [_number(path, parts, index) for path, parts in zip(paths, fields, strict=True)]
     for name, index in (_OPTIONAL_FIELDS | _TEXT_FIELDS).items():
         if all(len(parts) > index + 1 and parts[index] for parts in fields):
             read = _text if name in _TEXT_FIELDS else _number

@@ -12,7 +12,7 @@ from peft import PeftModel
 from PIL import Image
 from torch import Tensor
 
-from selavpr_peft.data.schema import IMAGE, KEY
+from selavpr_peft.data.schema import DEGREES, FRAME, IMAGE, KEY, METRES
 from selavpr_peft.errors import UnreadableImageError
 from selavpr_peft.matching import count_mutual_matches, num_in_doubt, quantize_local_features, rerank
 from selavpr_peft.modeling.preprocessing import as_rgb, read_image
@@ -48,7 +48,7 @@ class RecognizedPlace:
     @property
     def coordinates(self) -> dict[str, float | int]:
         """Its position in whatever the database has: latitude and longitude, metres, or a frame number."""
-        names = ("latitude", "longitude", "easting_m", "northing_m", "frame")
+        names = (*DEGREES, *METRES, FRAME)
         return {name: self.columns[name] for name in names if self.columns.get(name) is not None}
 
 
@@ -191,11 +191,9 @@ class PlaceRecognizer:
         if near is None or radius_m is None:
             raise ValueError("near and radius_m must be given together: where to look, and how far around.")
         columns = self.database.places.column_names
-        if not {"latitude", "longitude"} <= set(columns):
+        if not set(DEGREES) <= set(columns):
             raise ValueError(f"near needs a database with the columns 'latitude' and 'longitude', got {columns}.")
-        latitudes, longitudes = (
-            np.array(self.database.places[name][:], dtype=np.float64) for name in ("latitude", "longitude")
-        )
+        latitudes, longitudes = (np.array(self.database.places[name][:], dtype=np.float64) for name in DEGREES)
         return distances_m(latitudes, longitudes, near) <= radius_m
 
 

@@ -4,10 +4,8 @@ import numpy as np
 from datasets import Dataset
 from jaxtyping import Float
 
-from selavpr_peft.data.schema import FRAME, METRES
+from selavpr_peft.data.schema import DEGREES, FRAME, METRES
 from selavpr_peft.retrieval.place_recognizer import EARTH_RADIUS_M
-
-GEOGRAPHIC = ("latitude", "longitude")
 
 
 def plane_positions(places: Dataset) -> tuple[Float[np.ndarray, "N 2"], str]:
@@ -22,8 +20,8 @@ def plane_positions(places: Dataset) -> tuple[Float[np.ndarray, "N 2"], str]:
     columns = places.column_names
     if set(METRES) <= set(columns):
         return np.stack([_numbers(places, name) for name in METRES], axis=1), "m"
-    if set(GEOGRAPHIC) <= set(columns):
-        return project_degrees(*(_numbers(places, name) for name in GEOGRAPHIC)), "m"
+    if set(DEGREES) <= set(columns):
+        return project_degrees(*(_numbers(places, name) for name in DEGREES)), "m"
     frames = _numbers(places, FRAME)
     return np.stack([frames, np.zeros_like(frames)], axis=1), "frames"
 

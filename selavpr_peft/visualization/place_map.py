@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
+from selavpr_peft.data.schema import DEGREES, METRES
 from selavpr_peft.visualization.figures import CORRECT, TEXT_SIZE, WRONG, new_axes
 
 if TYPE_CHECKING:
     import matplotlib.axes
 
-METRES, DEGREES = ("easting_m", "northing_m"), ("longitude", "latitude")
 _LARGE_M = 10_000.0  # coordinates beyond it are counted from a round number near the places
 _DATABASE, _CANDIDATE, _QUERY, _POSITIVE = "#b5b5b5", "#994477", "#0072b2", "#56b4e9"
 _WIDTH_INCHES = 7.0
@@ -25,7 +25,7 @@ def coordinate_names(
 
     Args:
         columns: Names of the columns of a table of places.
-        choices: Pairs to choose from, the one towards the east before the one towards the north.
+        choices: Pairs to choose from.
 
     Returns:
         The first pair that is there.
@@ -45,9 +45,10 @@ def coordinates(columns: Any, names: tuple[str, str]) -> Float[np.ndarray, "N 2"
 
     Args:
         columns: Table of places, or a dictionary of its columns.
-        names: Columns to take, by `coordinate_names`.
+        names: Columns to take, by `coordinate_names`: METRES or DEGREES of data/schema.py.
     """
-    return np.stack([np.array(list(columns[name]), dtype=np.float64) for name in names], axis=1)
+    east_north = names[::-1] if names == DEGREES else names  # latitude, which counts towards the north, stands first
+    return np.stack([np.array(list(columns[name]), dtype=np.float64) for name in east_north], axis=1)
 
 
 def draw_place_map(

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from selavpr_peft.data.schema import DEGREES, METRES
 from selavpr_peft.visualization import draw_place_map
-from selavpr_peft.visualization.place_map import DEGREES, METRES, coordinate_names, coordinates
+from selavpr_peft.visualization.place_map import coordinate_names, coordinates
 from tests.visualization.drawings import is_inside, rendered
 
 DATABASE = np.array([(395_000.0 + 20 * row, 5_213_000.0 + 5 * row) for row in range(10)])
@@ -92,14 +93,14 @@ class TestDrawPlaceMap:
 class TestCoordinates:
     def test_metres_come_before_degrees(self):
         assert coordinate_names(["key", *DEGREES, *METRES]) == ("easting_m", "northing_m")
-        assert coordinate_names(["latitude", "longitude"]) == ("longitude", "latitude")
+        assert coordinate_names(["longitude", "latitude"]) == ("latitude", "longitude")
 
     def test_other_columns_are_refused(self):
         with pytest.raises(
-            ValueError, match="'easting_m' and 'northing_m' or 'longitude' and 'latitude', got .'frame'"
+            ValueError, match="'easting_m' and 'northing_m' or 'latitude' and 'longitude', got .'frame'"
         ):
             coordinate_names(["frame"])
-        with pytest.raises(ValueError, match=r"needs the columns 'longitude' and 'latitude', got"):
+        with pytest.raises(ValueError, match=r"needs the columns 'latitude' and 'longitude', got"):
             coordinate_names(METRES, [DEGREES])
 
     def test_east_comes_before_north_and_a_missing_position_is_nan(self):
