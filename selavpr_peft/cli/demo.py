@@ -52,6 +52,7 @@ def demo(
     quiet_host_libraries()
     from selavpr_peft.data.place_table import read_place_table
     from selavpr_peft.evaluation.evaluator import evaluate_two_stage
+    from selavpr_peft.evaluation.protocol import model_protocol
     from selavpr_peft.modeling.preprocessing import Preprocessing
     from selavpr_peft.training import toy_run
     from selavpr_peft.visualization.figures import save_figure
@@ -68,8 +69,7 @@ def demo(
     tables = {role: read_place_table(location, frames=frames) for role, location in places.items()}
     radius = positive_radius if positive_radius is not None else 0.0 if is_city else 3.0
     model = _load_model(backbone, adapter, seed, is_city)
-    config = model.active_peft_config
-    preprocessing = Preprocessing.of(config)
+    preprocessing = Preprocessing.of(model.active_peft_config)
 
     def locate(model: "PeftModel") -> "TwoStageResult":
         return evaluate_two_stage(
@@ -89,14 +89,11 @@ def demo(
         "frames": list(frames) if frames else None,
         "positive_radius": radius,
         "rerank_num": rerank_num,
-        "backbone": backbone or "a tiny random DINOv2",
         "adapter": str(output / "adapter") if rounds else adapter,
         "rounds": rounds,
         "seed": seed,
         "dtype": "float32",
-        "image_size": list(config.image_size),
-        "resize": config.resize,
-        "position_interpolation": config.position_interpolation,
+        **model_protocol(model, backbone or "a tiny random DINOv2"),
     }
     if json != "-":
         print_result(result, protocol)

@@ -45,18 +45,17 @@ def evaluate(
     quiet_host_libraries()
     from selavpr_peft.data.place_table import parse_frames, read_place_table
     from selavpr_peft.evaluation.evaluator import evaluate_two_stage
+    from selavpr_peft.evaluation.protocol import model_protocol
     from selavpr_peft.modeling.preprocessing import Preprocessing
-    from selavpr_peft.retrieval.fingerprint import adapter_fingerprint
 
     database_places = read_place_table(database, frames=parse_frames(database_frames))
     query_places = read_place_table(queries, frames=parse_frames(query_frames))
     model = options.load_model(backbone, adapter, dtype=dtype, device=device, seed=seed)
-    config = model.active_peft_config
     result = evaluate_two_stage(
         model,
         query_places,
         database_places,
-        Preprocessing.of(config),
+        Preprocessing.of(model.active_peft_config),
         positive_radius=positive_radius,
         rerank_num=rerank_num,
         batch_size=batch_size,
@@ -70,14 +69,10 @@ def evaluate(
         "query_frames": query_frames,
         "positive_radius": positive_radius,
         "rerank_num": rerank_num,
-        "backbone": backbone,
         "adapter": adapter,
-        "adapter_fingerprint": adapter_fingerprint(model),
         "seed": None if adapter else seed,
         "dtype": dtype,
-        "image_size": list(config.image_size),
-        "resize": config.resize,
-        "position_interpolation": config.position_interpolation,
+        **model_protocol(model, backbone),
     }
     if json != "-":
         print_result(result, protocol)

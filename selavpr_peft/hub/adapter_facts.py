@@ -9,12 +9,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from selavpr_peft.errors import CheckpointError
+from selavpr_peft.evaluation.protocol import ADAPTER_DIGEST
 from selavpr_peft.hub.adapter_folder import WEIGHTS_NAME, read_adapter_config
 from selavpr_peft.retrieval.fingerprint import state_fingerprint
 from selavpr_peft.tuner.config import SelaConfig
-
-ADAPTER_DIGEST = "adapter_fingerprint"
-"""In the protocol of an evaluation report: the digest of the weights that were evaluated."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,8 @@ from typing import Any
 from peft import PeftModel
 from transformers import TrainerState
 
-from selavpr_peft.hub.adapter_facts import ADAPTER_DIGEST
+from selavpr_peft.evaluation.protocol import ADAPTER_DIGEST, model_protocol
 from selavpr_peft.hub.saving import read_facts
-from selavpr_peft.modeling.preprocessing import Preprocessing
 from selavpr_peft.retrieval.fingerprint import adapter_fingerprint
 from selavpr_peft.training.arguments import SelaTrainingArguments
 from selavpr_peft.training.places import TrainingPlaces
@@ -79,20 +78,14 @@ def evaluation_protocol(
         places: Name of the places evaluated on.
         positive_radius: Distance up to which a place counts as found.
     """
-    config = model.active_peft_config
-    preprocessing = Preprocessing.of(config)
     autocast = "bfloat16" if args.bf16 else "float16" if args.fp16 else None
     return {
         "database": places,
         "queries": places,
         "positive_radius": positive_radius,
         "rerank_num": args.rerank_num,
-        "backbone": config.base_model_name_or_path,
-        ADAPTER_DIGEST: adapter_fingerprint(model),
         "dtype": autocast or str(next(model.parameters()).dtype).removeprefix("torch."),
-        "image_size": list(preprocessing.image_size),
-        "resize": preprocessing.resize,
-        "position_interpolation": config.position_interpolation,
+        **model_protocol(model, model.active_peft_config.base_model_name_or_path),
     }
 
 

@@ -23,7 +23,7 @@ from selavpr_peft.data.loading import DATABASE, QUERIES, load_places
 from selavpr_peft.data.schema import radius_unit
 from selavpr_peft.errors import HubError
 from selavpr_peft.evaluation.evaluator import evaluate_two_stage
-from selavpr_peft.hub.adapter_facts import ADAPTER_DIGEST
+from selavpr_peft.evaluation.protocol import ADAPTER_DIGEST
 from selavpr_peft.hub.pushing import Publication, push_adapter
 from selavpr_peft.hub.saving import complete_folder, record_backbone
 from selavpr_peft.hub_access import HubAccess
