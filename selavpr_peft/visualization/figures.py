@@ -4,7 +4,7 @@ Each drawing function takes one `ax`. Where it needs several panels it divides t
 picture can be put into a figure of the caller's own. matplotlib is used without pyplot: no window, no global state.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -133,7 +133,7 @@ def add_colour_bar(
     bar.outline.set_visible(False)
 
 
-def check_length(name: str, values: object, expected: int) -> None:
+def check_length(name: str, values: Sized, expected: int) -> None:
     """Raise if a sequence or array has not one entry for each image or match.
 
     Args:
@@ -144,9 +144,8 @@ def check_length(name: str, values: object, expected: int) -> None:
     Raises:
         ValueError: If there are more or fewer.
     """
-    found = len(values)  # type: ignore[arg-type]
-    if found != expected:
-        raise ValueError(f"{name} must have {expected} entries, one for each image or match, got {found}.")
+    if len(values) != expected:
+        raise ValueError(f"{name} must have {expected} entries, one for each image or match, got {len(values)}.")
 
 
 def save_figure(figure: "matplotlib.figure.Figure", path: Path, *, dots_per_inch: int = DOTS_PER_INCH) -> None:
