@@ -4,6 +4,7 @@ import errno
 import ipaddress
 import socket
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated
@@ -49,13 +50,12 @@ def serve(
 
 def _load_uvicorn() -> ModuleType:
     try:
-        import fastapi  # noqa: F401
-        import uvicorn
+        import_module("fastapi")  # what serves needs it; better missed before a model is loaded
+        return import_module("uvicorn")
     except ImportError as error:
         raise ImportError(
             f'selavpr serve needs {error.name}, which is missing: pip install "selavpr_peft[serve]"'
         ) from error
-    return uvicorn
 
 
 def _listen(host: str, port: int) -> socket.socket:
