@@ -7,9 +7,9 @@ import huggingface_hub
 import pytest
 
 from selavpr_peft.hub import save_adapter
+from tests.hub.hub_client import TOKEN, use_the_hub
 from tests.hub.hub_server import hub
 from tests.hub.published import adapted, report_of
-from tests.hub.test_hub_round_trip import TOKEN, use_the_hub
 
 REPO = "me/city"
 

@@ -10,7 +10,7 @@ import shutil
 import huggingface_hub
 import pytest
 import torch
-from huggingface_hub import ModelCard, file_download, repocard
+from huggingface_hub import ModelCard
 from huggingface_hub.utils import _http
 
 import selavpr_peft
@@ -19,27 +19,12 @@ from selavpr_peft.hub import add_adapter, push_adapter, save_adapter
 from selavpr_peft.hub_access import NUM_ATTEMPTS
 from selavpr_peft.modeling.toy_backbone import toy_backbone
 from selavpr_peft.retrieval.fingerprint import adapter_fingerprint
+from tests.hub.hub_client import TOKEN, use_the_hub
 from tests.hub.hub_server import DROP, HALF, SIGNATURE, Repository, hub
 from tests.hub.published import adapted, report_of
 
-TOKEN = "hf_atokenthatnobodymaysee"
 READER = "hf_areaderstoken"
 REPO = "me/city"
-
-
-def use_the_hub(monkeypatch, url, folder, *, is_offline=False):
-    """Let the clients in this process ask a server on this machine, with a cache of its own."""
-    constants = huggingface_hub.constants
-    template = url + "/{repo_id}/resolve/{revision}/{filename}"
-    for module in (constants, file_download, repocard):  # huggingface_hub 0.36 has copies of the names
-        monkeypatch.setattr(module, "ENDPOINT", url, raising=module is constants)
-        monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=module is constants)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", is_offline)
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    forget = getattr(_http, "close_session", None) or _http.reset_sessions
-    forget()  # huggingface_hub 0.36 decides when a session is opened whether it is offline
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import yaml
 from selavpr_peft.errors import HubError, PlaceDatabaseError
 from selavpr_peft.retrieval import PlaceDatabase, PlaceRecognizer, building
 from selavpr_peft.retrieval.publishing import publishable_table
+from tests.hub.hub_client import TOKEN, use_the_hub
 from tests.hub.hub_server import Repository, hub
-from tests.hub.test_hub_round_trip import TOKEN, use_the_hub
 from tests.retrieval.conftest import make_model
 
 # huggingface_hub 2.4 uploads in a way that its own HTTP client has deprecated

@@ -10,8 +10,8 @@ from selavpr_peft.errors import HubError
 from selavpr_peft.hub.adapter_facts import AdapterFacts
 from selavpr_peft.hub.saving import read_facts
 from selavpr_peft.retrieval.fingerprint import adapter_fingerprint
+from tests.hub.hub_client import TOKEN, use_the_hub
 from tests.hub.hub_server import hub
-from tests.hub.test_hub_round_trip import TOKEN, use_the_hub
 from tests.training.tiny import tiny_backbone, tiny_model
 
 REPO = "me/city"
