@@ -6,7 +6,6 @@ Without --backbone a ViT-S of random weights stands in: times depend on the shap
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -14,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from measuring import environment
+from measuring import environment, write_report
 from transformers import Dinov2Config, Dinov2Model
 
 import selavpr_peft
@@ -86,12 +85,11 @@ print(
 )
 for name, value in medians_ms.items():
     print(f"{name:<34} {value:>9.2f} ms")
-if args.json:
-    report = {
-        "environment": environment(),
-        "backbone": args.backbone or "random ViT-S",
-        "num_adapters": args.num_adapters,
-        "adapter_bytes": adapter_bytes,
-        "medians_ms": medians_ms,
-    }
-    Path(args.json).write_text(json.dumps(report, indent=2) + "\n")
+report = {
+    "environment": environment(),
+    "backbone": args.backbone or "random ViT-S",
+    "num_adapters": args.num_adapters,
+    "adapter_bytes": adapter_bytes,
+    "medians_ms": medians_ms,
+}
+write_report(args.json, report)

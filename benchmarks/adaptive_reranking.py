@@ -8,13 +8,11 @@ within it of the best one's are re-ranked (`PlaceRecognizer.recognize(..., reran
 """
 
 import argparse
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from measuring import environment
+from measuring import environment, write_report
 from quantised_recall import describe, evaluated_pairs
 from real_photos import RERANK_NUM
 from torch import Tensor
@@ -71,8 +69,7 @@ def main() -> None:
         }
         report["windows"].append(row)
         print(row, flush=True)
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(report, indent=2) + "\n")
+    write_report(arguments.json, report)
 
 
 if __name__ == "__main__":

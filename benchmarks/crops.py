@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import environment
+from measuring import environment, write_report
 from tqdm.auto import tqdm
 
 RESULTS = Path(__file__).parent / "results" / "crops.json"
@@ -193,7 +193,7 @@ def main() -> None:
         pair = (report["neighbour_similarity"][str(rank)] for report in (measured, made))
         print(f"neighbour {rank:>3}: measured {next(pair)}, made {next(pair)}")
     report = environment() | measured | {"made": {name: made[name] for name in ("spectrum", "neighbour_similarity")}}
-    Path(arguments.json).write_text(json.dumps(report) + "\n")
+    write_report(arguments.json, report, indent=None)  # long rows of numbers
     draw(measured, made, arguments.figure)
 
 

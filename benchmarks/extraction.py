@@ -10,7 +10,6 @@ is done once and not part of them.
 """
 
 import argparse
-import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from measuring import compare_sides, environment
+from measuring import compare_sides, environment, write_report
 from torch import Tensor
 from transformers import Dinov2Config, Dinov2Model
 
@@ -156,9 +155,7 @@ def main() -> None:
             f"   1 - cosine {far.get(side, 0.0):.1e}, {far.get(f'{side}, local', 0.0):.1e}",
             flush=True,
         )
-    if arguments.json:
-        Path(arguments.json).parent.mkdir(parents=True, exist_ok=True)
-        Path(arguments.json).write_text(json.dumps(report, indent=2) + "\n")
+    write_report(arguments.json, report)
 
 
 if __name__ == "__main__":

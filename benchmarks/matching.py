@@ -10,15 +10,13 @@ seen to make in the same type.
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from measuring import compare_sides, environment
+from measuring import compare_sides, environment, write_report
 from torch import Tensor
 
 from selavpr_peft.matching import (
@@ -135,9 +133,7 @@ def main() -> None:
             f"{'equal' if entry['counts_equal'] else text}",
             flush=True,
         )
-    if arguments.json:
-        Path(arguments.json).parent.mkdir(parents=True, exist_ok=True)
-        Path(arguments.json).write_text(json.dumps(report, indent=2) + "\n")
+    write_report(arguments.json, report)
 
 
 if __name__ == "__main__":

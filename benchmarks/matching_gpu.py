@@ -10,17 +10,15 @@ also times other ways of dividing the work in bfloat16, for those who want to tu
 """
 
 import argparse
-import json
 import statistics
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from matching import CHANNELS, GRID, features, plain_counts
-from measuring import environment
+from measuring import environment, write_report
 from torch import Tensor
 
 from selavpr_peft.matching import count_mutual_matches, fused, quantize_local_features
@@ -149,9 +147,7 @@ def main() -> None:
         )
     if arguments.blocks:
         report["blocks"] = measure_blocks(query, candidates, arguments.repeats, rates["bfloat16"])
-    if arguments.json:
-        Path(arguments.json).parent.mkdir(parents=True, exist_ok=True)
-        Path(arguments.json).write_text(json.dumps(report, indent=2) + "\n")
+    write_report(arguments.json, report)
 
 
 if __name__ == "__main__":

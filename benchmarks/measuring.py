@@ -1,5 +1,6 @@
-"""How the benchmarks measure: memory alone, times in turns, and a note of where."""
+"""How the benchmarks measure: memory alone, times in turns, and a note of where; and how they write it down."""
 
+import json
 import multiprocessing
 import os
 import platform
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from selavpr_peft.files import write_text_atomically
 
 Make = Callable[..., Callable[[], Any]]
 """Prepares a piece of work from a side's name and further arguments, and gives a function that does it."""
@@ -59,6 +62,12 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
+
+
+def write_report(path: str | None, report: dict[str, Any], indent: int | None = 2) -> None:
+    """Write what was measured as JSON, all of it or nothing; do nothing where no file is named."""
+    if path is not None:
+        write_text_atomically(Path(path), json.dumps(report, indent=indent) + "\n")
 
 
 def held_bytes(name: str) -> int:

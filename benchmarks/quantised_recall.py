@@ -18,14 +18,12 @@ locations of the query.
 
 import argparse
 import functools
-import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from measuring import environment
+from measuring import environment, write_report
 from real_photos import CORRIDOR_RADIUS_FRAMES, RADIUS_FRAMES, RERANK_NUM, corridor_places
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -248,8 +246,7 @@ def main() -> None:
     parser.add_argument("--json")
     arguments = parser.parse_args()
     report = measure_compact(arguments) if arguments.compact else measure_forms(arguments)
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(report, indent=2) + "\n")
+    write_report(arguments.json, report)
 
 
 if __name__ == "__main__":

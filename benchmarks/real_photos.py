@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import environment
+from measuring import environment, write_report
 from peft import PeftModel
 from transformers import set_seed
 
@@ -78,8 +78,7 @@ def main() -> None:
         }
         for state in ("untrained", "trained")
     }
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(report, indent=2) + "\n")
+    write_report(arguments.json, report)
     print_table(report)
 
 

@@ -9,7 +9,6 @@ building, descriptors included, and what the index itself holds.
 """
 
 import argparse
-import json
 import multiprocessing
 import statistics
 import tempfile
@@ -21,7 +20,7 @@ from typing import Any
 import faiss
 import numpy as np
 from crops import gaussian_descriptors, make_descriptors
-from measuring import environment, held_bytes, restart_peak
+from measuring import environment, held_bytes, restart_peak, write_report
 
 from selavpr_peft.retrieval.descriptor_index import DescriptorIndex, choose_kind
 
@@ -120,9 +119,7 @@ def main() -> None:
             f"{row['times_faster']:>8.1f}{row['batched_milliseconds']:>9.3f}{row['batched_times_faster']:>8.1f}",
             flush=True,
         )
-        if arguments.json:  # after every row: the largest ones take minutes
-            Path(arguments.json).parent.mkdir(parents=True, exist_ok=True)
-            Path(arguments.json).write_text(json.dumps(report, indent=2) + "\n")
+        write_report(arguments.json, report)  # after every row: the largest ones take minutes
 
 
 if __name__ == "__main__":

@@ -10,15 +10,13 @@ peak of the process beyond what it held before the work, gradients of the inputs
 """
 
 import argparse
-import json
 from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from measuring import compare_sides, environment
+from measuring import compare_sides, environment, write_report
 from peft import PeftModel
 from torch import Tensor
 
@@ -180,9 +178,7 @@ def main() -> None:
     global_bytes, local_bytes = 384 * 4, GRID * GRID * CHANNELS * 4
     report["mining_bytes_per_image"] = {"plain": global_bytes + local_bytes, "ours": global_bytes}
     print(f"mining memory per cached image: {(global_bytes + local_bytes) / global_bytes:.0f} times less")
-    if arguments.json:
-        Path(arguments.json).parent.mkdir(parents=True, exist_ok=True)
-        Path(arguments.json).write_text(json.dumps(report, indent=2) + "\n")
+    write_report(arguments.json, report)
 
 
 if __name__ == "__main__":
