@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from measuring import environment, write_report
+from peft import PeftModel
 from quantised_recall import describe, evaluated_pairs
 from real_photos import RERANK_NUM
 from torch import Tensor
@@ -20,16 +21,18 @@ from tqdm.auto import tqdm
 
 from selavpr_peft.hub.loading import load_adapted_model
 from selavpr_peft.matching import count_mutual_matches, num_in_doubt, rerank
+from selavpr_peft.retrieval.descriptor_index import DescriptorIndex
 
 WINDOWS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
 
 
-def candidates_of(model: torch.nn.Module, queries: Any, database: Any) -> tuple[Tensor, Tensor, Tensor]:
+def candidates_of(model: PeftModel, queries: Any, database: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Give rows, similarities and match counts of the candidates of all queries, each (Q, K)."""
     (query_descriptors, query_features), (descriptors, features) = (
         describe(model, table) for table in (queries, database)
     )
-    similarities, rows = (torch.from_numpy(query_descriptors) @ torch.from_numpy(descriptors).T).topk(RERANK_NUM)
+    found = DescriptorIndex.build(descriptors).search(query_descriptors, RERANK_NUM)
+    similarities, rows = map(torch.from_numpy, found)
     counts = [
         count_mutual_matches(query, features[candidates])
         for query, candidates in zip(tqdm(query_features, unit="query"), rows, strict=True)

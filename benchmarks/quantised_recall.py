@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from measuring import environment, write_report
+from peft import PeftModel
 from real_photos import CORRIDOR_RADIUS_FRAMES, RADIUS_FRAMES, RERANK_NUM, corridor_places
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -66,9 +67,9 @@ def evaluated_pairs(data: str) -> Iterator[tuple[Any, Any, list[np.ndarray]]]:
         yield queries, database, positives_within(positions(queries), positions(database), radius)
 
 
-def describe(model: torch.nn.Module, places: Any) -> tuple[np.ndarray, Tensor]:
+def describe(model: PeftModel, places: Any) -> tuple[np.ndarray, Tensor]:
     """Give descriptors and local features of a table."""
-    batches = list(encode_places(model, places, Preprocessing(image_size=(224, 224))))
+    batches = list(encode_places(model, places, Preprocessing.of(model.active_peft_config)))
     descriptors = torch.cat([batch.global_descriptors for batch in batches]).numpy()
     return descriptors, torch.cat([batch.local_features for batch in batches if batch.local_features is not None])
 
