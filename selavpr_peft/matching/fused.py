@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from selavpr_peft.matching.tiled import TiledSearch
+
 logger = logging.getLogger(__name__)
 
 OLDEST_CAPABILITY = (8, 0)
@@ -20,6 +22,9 @@ OLDEST_CAPABILITY = (8, 0)
 
 PROGRAMS_PER_MULTIPROCESSOR = 6
 """So many programs there are at least: some waves of those that fit at once, or the last wave leaves the GPU idle."""
+
+TRIAL_SIZES, TRIAL_CHANNELS = (333, 257), 128
+"""Several tiles and parts, the last ones not full, with the channels that the kernel is compiled for anyway."""
 
 INFINITY_BITS = 0x7F800000
 LAST_LOCATION = 0x7FFFFFFF
@@ -94,7 +99,7 @@ def serves(query: Tensor, candidates: Tensor) -> bool:
         and query.device == candidates.device
         and query.dtype == candidates.dtype
         and query.dtype in BLOCKS
-        and _works_on(query.device)
+        and _works_on(query.device, query.dtype)
     )
 
 
@@ -196,17 +201,32 @@ def _with_plain_rows(features: Tensor) -> Tensor:
 
 
 @functools.cache
-def _works_on(device: torch.device) -> bool:
-    """Try it once per device: Triton may be missing, or lack what it compiles with, such as a C compiler."""
+def _works_on(device: torch.device, dtype: torch.dtype) -> bool:
+    """Try it once: Triton may be missing, lack what it compiles with, or make mistakes on a GPU nobody tried."""
     if torch.version.hip or torch.cuda.get_device_capability(device) < OLDEST_CAPABILITY:
         return False
-    features = torch.ones(1, 1, 1, 16, dtype=torch.bfloat16, device=device)
     try:
-        nearest_both_ways(features[0], features)
+        _check_results(device, dtype)
     except Exception as error:
         logger.warning("Local features are matched without Triton, which is slower on a GPU: %s", error)
         return False
     return True
+
+
+def _check_results(device: torch.device, dtype: torch.dtype) -> None:
+    """Raise unless whole numbers, whose products are exact and often equal, are matched as by tiles."""
+    generator = torch.Generator().manual_seed(0)
+    query, candidate = (
+        torch.randint(-2, 3, (size, TRIAL_CHANNELS), generator=generator).to(device, dtype) for size in TRIAL_SIZES
+    )
+    found = nearest_both_ways(query[None], candidate[None, None])
+    expected = TiledSearch(query.float()).nearest_both_ways(candidate.float())
+    num_wrong = sum(int((one[0, 0] != other).sum()) for one, other in zip(found, expected, strict=True))
+    if num_wrong:
+        raise ArithmeticError(
+            f"{num_wrong} of {sum(TRIAL_SIZES)} locations got a wrong neighbour in {dtype}; please report it with the"
+            " names of the GPU and of the Triton release."
+        )
 
 
 @functools.cache

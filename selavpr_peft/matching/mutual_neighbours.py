@@ -76,10 +76,10 @@ def _nearest_both_ways(
 ) -> tuple[Int[Tensor, "K N"], Int[Tensor, "K M"]]:
     """Find the candidate location of every query location, and the other way round, in whatever way is fastest."""
     try:
-        if fused.serves(query, candidates):
-            forward, backward = fused.nearest_both_ways(query[None], candidates[None])
-            return forward[0], backward[0]
         with torch.autocast(query.device.type, enabled=False):  # similarities must be exact
+            if fused.serves(query, candidates):
+                forward, backward = fused.nearest_both_ways(query[None], candidates[None])
+                return forward[0], backward[0]
             search = TiledSearch(_as_vectors(query))
             over_candidates = map_in_threads if query.device.type == "cpu" else map
             found = list(

@@ -153,7 +153,7 @@ def on_gpu(dtype=torch.float32, device="cuda:0"):
 class TestServes:
     @pytest.fixture(autouse=True)
     def _working(self, monkeypatch):
-        monkeypatch.setattr(fused, "_works_on", lambda device: True)
+        monkeypatch.setattr(fused, "_works_on", lambda device, dtype: True)
 
     @pytest.mark.parametrize("dtype", DTYPES)
     def test_floats_on_a_gpu_are_served(self, dtype):
@@ -171,7 +171,7 @@ class TestServes:
         assert not fused.serves(on_gpu(), on_gpu(torch.float16))
 
     def test_nothing_is_served_where_triton_does_not_work(self, monkeypatch):
-        monkeypatch.setattr(fused, "_works_on", lambda device: False)
+        monkeypatch.setattr(fused, "_works_on", lambda device, dtype: False)
         assert not fused.serves(on_gpu(), on_gpu())
 
 
@@ -184,18 +184,41 @@ class TestMaxRegisters:
         assert fused._max_registers(fused.ON_TENSOR_CORES, num_channels, torch.device("cuda:0")) == expected
 
 
+def as_tensors(queries, candidates):
+    """Search every pair by itself, on any device."""
+    return tuple(torch.tensor(found) for found in by_tiles(queries, candidates))
+
+
 class TestWorksOn:
     @pytest.fixture
     def works(self, monkeypatch):
         """Ask without the memory of earlier answers; the trial runs where this machine can."""
-        ones = torch.ones
-        monkeypatch.setattr(torch, "ones", lambda *shape, device, **options: ones(*shape, **options))
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-        return lambda: fused._works_on.__wrapped__(torch.device("cuda:0"))
+        return lambda: fused._works_on.__wrapped__(torch.device("cpu"), torch.bfloat16)
 
     def test_a_trial_decides(self, works, monkeypatch):
-        monkeypatch.setattr(fused, "nearest_both_ways", by_tiles)
+        monkeypatch.setattr(fused, "nearest_both_ways", as_tensors)
         assert works()
+
+    @pytest.mark.parametrize("way", [0, 1])
+    def test_a_gpu_that_gives_one_wrong_neighbour_is_not_used(self, works, monkeypatch, caplog, way):
+        def wrong_once(queries, candidates):
+            found = as_tensors(queries, candidates)
+            found[way][0, 0, -1] += 1
+            return found
+
+        monkeypatch.setattr(fused, "nearest_both_ways", wrong_once)
+        assert not works()
+        assert "1 of 590 locations got a wrong neighbour in torch.bfloat16; please report it" in caplog.text
+
+    @needs_interpreter
+    def test_the_kernel_passes_the_trial(self, interpret, monkeypatch):
+        monkeypatch.setattr(fused, "TRIAL_SIZES", (21, 19))
+        monkeypatch.setattr(fused, "TRIAL_CHANNELS", 3)
+        monkeypatch.setattr(
+            fused, "nearest_both_ways", lambda *maps: tuple(torch.tensor(found) for found in interpret(*maps))
+        )
+        fused._check_results(torch.device("cpu"), torch.float32)
 
     @pytest.mark.parametrize("error", [ImportError("No module named 'triton'"), RuntimeError("no C compiler")])
     def test_a_failed_trial_is_told_once_and_nothing_is_raised(self, works, monkeypatch, caplog, error):
@@ -220,7 +243,7 @@ class TestDispatch:
 
         def search(queries, candidates):
             calls.append((queries.shape, candidates.shape))
-            return tuple(torch.tensor(found) for found in by_tiles(queries, candidates))
+            return as_tensors(queries, candidates)
 
         monkeypatch.setattr(fused, "serves", lambda query, candidates: True)
         monkeypatch.setattr(fused, "nearest_both_ways", search)
