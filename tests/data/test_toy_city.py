@@ -61,7 +61,7 @@ class TestDrawView:
 
     def test_pixels_are_the_same_in_another_process(self):
         code = (
-            "from hashlib import sha256; from selavpr_peft.data.toy_city import draw_view; "
+            "from hashlib import sha256; from selavpr_peft.data.toy_view import draw_view; "
             "print(sha256(draw_view(3, 'autumn').tobytes()).hexdigest())"
         )
         environment = os.environ | {"PYTHONHASHSEED": "123", "PYTHONPATH": os.pathsep.join(sys.path)}
