@@ -1,7 +1,8 @@
-"""`selavpr index`: build a place database."""
+"""`selavpr index`: build a place database, or add places to one."""
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,9 +13,14 @@ from selavpr_peft.cli.printing import quiet_host_libraries, write_json
 def index(
     database: Annotated[str, typer.Argument(help="Places to index: DIR, DIR:TRAVERSE or an @utm@ folder.")],
     backbone: options.Backbone,
-    output: Annotated[Path, typer.Option(help="Folder for the place database.", show_default=False)],
+    output: Annotated[Path | None, typer.Option(help="Folder for a new place database.", metavar="FOLDER")] = None,
+    add_to: Annotated[
+        Path | None, typer.Option(help="Place database to add the places to, instead of --output.", metavar="FOLDER")
+    ] = None,
     adapter: options.Adapter = None,
-    local_dtype: options.LocalDType = "float16",
+    local_dtype: Annotated[
+        str | None, typer.Option(help="Form of the local features: float32, float16 (the default), int8 or binary.")
+    ] = None,
     keep_locations: Annotated[
         int | None, typer.Option(help="Local features kept of every image, at most; by default all.", min=1)
     ] = None,
@@ -38,33 +44,36 @@ def index(
 
     Example:
         selavpr index walk:day --backbone facebook/dinov2-base --adapter my-city --output walk.placedb
+        selavpr index walk:dusk --backbone facebook/dinov2-base --adapter my-city --add-to walk.placedb
     """
     options.check_dtype(dtype)
     quiet_host_libraries()
     from selavpr_peft.retrieval import PlaceDatabase
 
-    built = PlaceDatabase.build(
-        options.load_model(backbone, adapter, dtype=dtype, device=device, seed=seed),
-        database,
-        output,
-        local_dtype=local_dtype,
-        keep_locations=keep_locations,
-        index_kind=kind,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        is_strict=strict,
-    )
-    commit_url = None if push_to is None else built.push_to_hub(push_to, image_root=_folder_of(database))
-    num_bytes = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
-    unreadable = built.manifest["unreadable_images"]
+    load = partial(options.load_model, backbone, adapter, dtype=dtype, device=device, seed=seed)
+    form = {"local_dtype": local_dtype, "keep_locations": keep_locations, "index_kind": kind}
+    given: dict[str, Any] = {name: value for name, value in form.items() if value is not None}
+    reading: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "is_strict": strict}
+    if output is not None and add_to is None:
+        indexed = PlaceDatabase.build(load(), database, output, **given, **reading)
+    elif add_to is not None and output is None:
+        if given:
+            raise ValueError("--local-dtype, --keep-locations and --kind stay those of the database; leave them out.")
+        indexed = PlaceDatabase.open(add_to)
+        indexed.add(load(), database, **reading)
+    else:
+        raise ValueError("Give either --output, the folder of a new database, or --add-to, the database to add to.")
+    commit_url = None if push_to is None else indexed.push_to_hub(push_to, image_root=_folder_of(database))
+    num_bytes = sum(file.stat().st_size for file in indexed.folder.rglob("*") if file.is_file())
+    unreadable = indexed.manifest["unreadable_images"]
     if json != "-":
-        typer.echo(f"{output}: {len(built)} places, {num_bytes / len(built) / 1e6:.2f} MB each")
+        typer.echo(f"{indexed.folder}: {len(indexed)} places, {num_bytes / len(indexed) / 1e6:.2f} MB each")
         if unreadable:
             typer.echo(f"{len(unreadable)} images could not be read, the first: {unreadable[0]}")
         if commit_url:
             typer.echo(f"pushed to {commit_url}")
     if json is not None:
-        write_json({**built.manifest, "num_bytes": num_bytes, "commit_url": commit_url}, json)
+        write_json({**indexed.manifest, "num_bytes": num_bytes, "commit_url": commit_url}, json)
 
 
 def _folder_of(location: str) -> Path:

@@ -24,6 +24,7 @@ from selavpr_peft.modeling.preprocessing import Preprocessing
 from selavpr_peft.retrieval.descriptor_index import DescriptorIndex, choose_kind
 from selavpr_peft.retrieval.encoding import EncodedBatch, encode_places
 from selavpr_peft.retrieval.manifest import (
+    FIRST_FILES,
     MANIFEST,
     SCHEMA_VERSION,
     describe_settings,
@@ -33,7 +34,6 @@ from selavpr_peft.retrieval.manifest import (
 )
 from selavpr_peft.retrieval.sharded_array import ShardedArray
 
-PLACES, INDEX, INDEX_DESCRIPTION = "places.parquet", "index.faiss", "index.json"
 ARRAYS = DESCRIPTORS, LOCAL_FEATURES, ROWS = "descriptors", "local_features", "rows"
 
 STEP_IMAGES = 64
@@ -68,15 +68,14 @@ def build_database(
         "schema_version": SCHEMA_VERSION,
         "local_dtype": local_dtype,
         "kept_locations": _describe_kept(model, keep_locations),
-        "places": _digest_of(table),
+        "places": digest_of(table),
         "is_complete": False,
     }
     with locked(folder):
         if _begin(folder, manifest):
             return
-        unreadable = _describe_steps(model, table, folder, manifest, options)
-        kept = table.select(ShardedArray(folder / ROWS).read_all())
-        finish_database(folder, _with_paths(kept), manifest | {"unreadable_images": unreadable}, index_kind)
+        kept, unreadable = describe_steps(model, table, folder, manifest, options)
+        finish_database(folder, with_paths(kept), manifest | {"unreadable_images": unreadable}, index_kind)
 
 
 def finish_database(folder: Path, places: pa.Table, manifest: dict[str, Any], index_kind: str | None) -> None:
@@ -88,32 +87,44 @@ def finish_database(folder: Path, places: pa.Table, manifest: dict[str, Any], in
         manifest: What is known of how the arrays were made.
         index_kind: One of `descriptor_index.KINDS`; None chooses by size.
     """
-    write_atomically(folder / PLACES, lambda temporary: parquet.write_table(places, temporary))
-    index = write_index(folder, manifest["adapter"], index_kind)
+    manifest = manifest | FIRST_FILES | {"num_places": len(places), "removed_rows": []}
+    checksum = write_places(folder, places, manifest)
+    index = write_index(folder, manifest, index_kind)
     features = ShardedArray(folder / LOCAL_FEATURES)
     finished = {
-        "num_places": len(places),
         "descriptor_size": index.num_channels,
         "local_map_shape": list(features.row_shape) if len(features) else None,
         "index": index.kind,
-        "places_crc32": crc32_of(folder / PLACES),
-        "removed_rows": [],
+        "places_crc32": checksum,
         "is_complete": True,
     }
     write_manifest(folder, manifest | finished)
 
 
-def write_index(folder: Path, adapter: str, kind: str | None) -> DescriptorIndex:
-    """Index the descriptors that a database keeps.
+def write_places(folder: Path, places: pa.Table, manifest: dict[str, Any]) -> str:
+    """Write the table of places to the file that a manifest names; gives its checksum.
 
     Args:
         folder: The database.
-        adapter: Digest of the adapter they were made with.
+        places: Table in the order of the rows.
+        manifest: The manifest, or what is going to be it.
+    """
+    path = folder / manifest["places_file"]
+    write_atomically(path, lambda temporary: parquet.write_table(places, temporary))
+    return crc32_of(path)
+
+
+def write_index(folder: Path, manifest: dict[str, Any], kind: str | None) -> DescriptorIndex:
+    """Index the descriptors of a database's places, in the file that a manifest names.
+
+    Args:
+        folder: The database.
+        manifest: The manifest, or what is going to be it.
         kind: One of `descriptor_index.KINDS`; None chooses by size.
     """
-    descriptors = ShardedArray(folder / DESCRIPTORS).read_all()
-    index = DescriptorIndex.build(descriptors, kind or choose_kind(*descriptors.shape), adapter)
-    index.save(folder / INDEX)
+    descriptors = ShardedArray(folder / DESCRIPTORS, manifest["num_places"]).read_all()
+    index = DescriptorIndex.build(descriptors, kind or choose_kind(*descriptors.shape), manifest["adapter"])
+    index.save(folder / manifest["index_file"])
     return index
 
 
@@ -126,8 +137,12 @@ def _describe_kept(model: PeftModel, keep_locations: int | None) -> dict[str, li
     return {"map_size": list(map_size), "grid": list(grid_within(map_size, keep_locations))}
 
 
-def _digest_of(table: Dataset) -> str:
-    """Identify the places, so that a build is not continued with others."""
+def digest_of(table: Dataset) -> str:
+    """Identify places by their keys, so that what was begun with them is not continued with others.
+
+    Args:
+        table: The places.
+    """
     digest = hashlib.blake2b(digest_size=16)
     for key in table[KEY][:]:
         digest.update(f"{key}\n".encode())
@@ -153,18 +168,41 @@ def _begin(folder: Path, manifest: dict[str, Any]) -> bool:
     return bool(found["is_complete"])
 
 
-def _describe_steps(
-    model: PeftModel, table: Dataset, folder: Path, manifest: dict[str, Any], options: dict[str, Any]
-) -> list[str]:
-    """Describe what has not been described yet; gives the images that could not be read."""
+def describe_steps(
+    model: PeftModel,
+    table: Dataset,
+    folder: Path,
+    manifest: dict[str, Any],
+    options: dict[str, Any],
+    *,
+    num_places: int = 0,
+    verb: str = "building",
+) -> tuple[Dataset, list[str]]:
+    """Describe what has not been described yet, behind the places that a database has.
+
+    Args:
+        model: A model with a SelaVPR adapter, in evaluation mode.
+        table: The places.
+        folder: The database.
+        manifest: Its manifest, for the form of the local features.
+        options: Further arguments of `encode_places`.
+        num_places: Places that the database had before these.
+        verb: What the progress bar says.
+
+    Returns:
+        The places that could be read, and the keys of those that could not.
+
+    Raises:
+        PlaceDatabaseError: If none can be read.
+    """
     rows, descriptors, features = (ShardedArray(folder / name) for name in (ROWS, DESCRIPTORS, LOCAL_FEATURES))
-    done = rows.num_shards  # written last in a step
+    done = rows.num_shards - ShardedArray(folder / ROWS, num_places).num_shards  # rows are written last in a step
     kept = sum(size > 0 for size in rows.shard_sizes)
     descriptors.truncate(kept)
     features.truncate(kept)
     preprocessing = Preprocessing.of(model.active_peft_config)
     starts = range(done * STEP_IMAGES, len(table), STEP_IMAGES)
-    progress = tqdm(starts, desc="building", unit=f"{STEP_IMAGES} images", initial=done, total=done + len(starts))
+    progress = tqdm(starts, desc=verb, unit=f"{STEP_IMAGES} images", initial=done, total=done + len(starts))
     with packed_weights(model):  # once for all steps
         for start in progress:
             part = table.select(range(start, min(start + STEP_IMAGES, len(table))))
@@ -173,10 +211,10 @@ def _describe_steps(
                 descriptors.append(np.concatenate([batch.global_descriptors.numpy() for batch in batches]))
                 _append_local_features(features, batches, manifest)
             rows.append(np.array([start + row for batch in batches for row in batch.rows], dtype=np.int64))
-    if not len(rows):
+    if len(rows) == num_places:
         raise PlaceDatabaseError(f"None of the {len(table)} images can be read; see the messages above.")
-    readable = set(rows.read_all().tolist())
-    return [key for row, key in enumerate(table[KEY][:]) if row not in readable]
+    readable = rows.read(np.arange(num_places, len(rows)))
+    return table.select(readable), table.select(np.setdiff1d(np.arange(len(table)), readable))[KEY][:]
 
 
 def _append_local_features(features: ShardedArray, batches: list[EncodedBatch], manifest: dict[str, Any]) -> None:
@@ -191,8 +229,12 @@ def _stored_form(features: Float[Tensor, "B H W C"], manifest: dict[str, Any]) -
     return quantize_local_features(some, manifest["local_dtype"])
 
 
-def _with_paths(table: Dataset) -> pa.Table:
-    """Replace every picture by its path."""
+def with_paths(table: Dataset) -> pa.Table:
+    """Give places as a database keeps them: every picture is replaced by its path.
+
+    Args:
+        table: The places.
+    """
     images = table.select_columns(IMAGE).cast_column(IMAGE, Image(decode=False))[:][IMAGE]
     places = table.remove_columns(IMAGE).with_format("arrow")[:]
     return places.append_column(IMAGE, pa.array([image["path"] for image in images], pa.string()))

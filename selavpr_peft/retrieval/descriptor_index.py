@@ -104,7 +104,7 @@ class DescriptorIndex:
             raise ValueError(
                 f"An index of kind {IVF_PQ!r} needs {PQ_ROWS} rows or more, got {num_rows}; use {FLAT!r}."
             )
-        cells = int(max(1, min(4 * num_rows**0.5, num_rows / 39)))  # faiss wants 39 rows or more to place a cell
+        cells = _num_cells(num_rows)
         names = {
             FLAT: "Flat",
             HNSW: f"HNSW{HNSW_LINKS}",
@@ -135,6 +135,26 @@ class DescriptorIndex:
         self._index.add(_checked(descriptors, self.num_channels))
         self._is_live = np.append(self._is_live, np.ones(len(descriptors), dtype=bool))
         self._num_live += len(descriptors)
+
+    def grow(self, descriptors: Float[np.ndarray, "N D"]) -> None:
+        """Add rows behind those there are, and set how far an approximate index looks anew.
+
+        Cells and codes stay as they are until the rows have doubled; then they are learned anew from all rows, because
+        fuller cells take longer to search, and new rows may be where no cell was placed.
+
+        Args:
+            descriptors: Unit vectors, float32: those of the rows there are, and the new ones behind them.
+
+        Raises:
+            ValueError: If their length is another, or one holds NaN or infinity.
+        """
+        num_new = len(descriptors) - len(self)
+        if isinstance(self._index, faiss.IndexIVF) and self._index.nlist < _num_cells(len(descriptors) // 2):
+            self._index = DescriptorIndex.build(descriptors, self.kind)._index
+            self._is_live = np.append(self._is_live, np.ones(num_new, dtype=bool))
+        else:
+            self.add(descriptors[len(self) :])
+            set_reach(self._index, descriptors)
 
     def remove(self, rows: Int[np.ndarray, " K"]) -> None:
         """Never find some rows again.
@@ -260,6 +280,10 @@ def _checked(descriptors: Float[np.ndarray, "N D"], num_channels: int) -> Float[
     if not is_finite.all():
         raise ValueError(f"Descriptors must be finite, got NaN or infinity in row {int(np.argmin(is_finite))}.")
     return np.ascontiguousarray(descriptors)
+
+
+def _num_cells(num_rows: int) -> int:
+    return int(max(1, min(4 * num_rows**0.5, num_rows / 39)))  # faiss wants 39 rows or more to place a cell
 
 
 def _num_codes(num_channels: int) -> int:

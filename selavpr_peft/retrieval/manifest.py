@@ -1,4 +1,7 @@
-"""The manifest of a place database: its version, how everything in it was made, and whether it is complete."""
+"""The manifest of a place database: its version, how everything in it was made, and whether it is complete.
+
+It also names the table and the index that are valid, so that both change at once when it is replaced.
+"""
 
 import json
 from collections.abc import Iterator
@@ -15,6 +18,8 @@ from selavpr_peft.retrieval.fingerprint import adapter_fingerprint, backbone_fin
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
+FIRST_FILES = {"places_file": "places.parquet", "index_file": "index.faiss"}
+"""Table and index of a database that nothing was added to; a manifest that names none means these."""
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -24,7 +29,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         folder: The database.
 
     Raises:
-        PlaceDatabaseError: If there is none, or it is damaged or of another version.
+        PlaceDatabaseError: If there is none, it is damaged or of another version, or it names files elsewhere.
     """
     path = folder / MANIFEST
     try:
@@ -39,7 +44,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{folder} has schema version {version}, and this release reads {SCHEMA_VERSION}; build it again, or"
             " install the release that made it."
         )
-    found: dict[str, Any] = manifest
+    found = FIRST_FILES | manifest
+    for name in FIRST_FILES:
+        if Path(found[name]).name != found[name]:  # it may come from a stranger, and rebuild_index writes there
+            raise PlaceDatabaseError(
+                f"{path} must name a file beside it as {name}, got {found[name]!r}; do not use it."
+            )
     return found
 
 

@@ -9,7 +9,8 @@
 | `rows/` | which rows of the given table each step has described |
 | `index.faiss`, `index.json` | index of the descriptors, and what it is |
 
-Everything has a checksum. Nothing in it is code or pickle.
+After places were added, table and index are called `places-N.parquet`, `index-N.faiss` and `index-N.json`, with N the
+number of rows; the manifest says so. Everything has a checksum. Nothing in it is code or pickle.
 """
 
 from collections.abc import Iterable, Iterator
@@ -31,7 +32,8 @@ from selavpr_peft.files import crc32_of, folder_written_at_once
 from selavpr_peft.matching import LOCAL_DTYPES, grid_locations
 from selavpr_peft.modeling.preprocessing import Preprocessing
 from selavpr_peft.retrieval import building
-from selavpr_peft.retrieval.building import DESCRIPTORS, INDEX, LOCAL_FEATURES, PLACES, ROWS
+from selavpr_peft.retrieval.adding import add_places
+from selavpr_peft.retrieval.building import ARRAYS, DESCRIPTORS, LOCAL_FEATURES
 from selavpr_peft.retrieval.descriptor_index import DescriptorIndex
 from selavpr_peft.retrieval.manifest import describe_settings, locked, read_manifest, write_manifest
 from selavpr_peft.retrieval.publishing import fetch_database, push_database
@@ -63,6 +65,9 @@ class PlaceDatabase:
         self.index = _read_index(self.folder, manifest)
         self._local_features = ShardedArray(self.folder / LOCAL_FEATURES)
         num_features = manifest["num_places"] if manifest["local_map_shape"] else 0
+        self.manifest, self.places, self.index = _read(self.folder)
+        num_features = self.manifest["num_places"] if self.manifest["local_map_shape"] else 0
+        self._local_features = ShardedArray(self.folder / LOCAL_FEATURES, num_features)
         if len(self._local_features) != num_features:
             raise PlaceDatabaseError(
                 f"{self.folder / LOCAL_FEATURES} holds {len(self._local_features)} places, but the manifest says"
@@ -209,6 +214,49 @@ class PlaceDatabase:
         """
         return torch.from_numpy(self._local_features.read(rows))
 
+    def add(
+        self,
+        model: PeftModel,
+        places: Any,
+        *,
+        batch_size: int = 16,
+        num_workers: int = 0,
+        is_strict: bool = False,
+    ) -> None:
+        """Describe further places and add them, or go on with adding them that was interrupted.
+
+        They get the rows behind those there are, and are described in the same form. Until all of them are there,
+        everybody sees the database as it was; databases that are open elsewhere see them by `refresh`. A column that
+        only some places have is empty (None) for the others. The index stays of its kind.
+
+        Args:
+            model: The model that the database was built with, in evaluation mode.
+            places: Anything `load_places` takes; its database images.
+            batch_size: Images per forward pass.
+            num_workers: Processes that decode images.
+            is_strict: Raise at an unreadable image instead of leaving it out.
+
+        Raises:
+            PlaceDatabaseError: If the model is another, a place has the key of one that is there already, none of the
+                images can be read, other places were being added, or somebody else is writing; the database stays as
+                it is then.
+            DatasetFormatError: If positions are of another kind, or a column cannot take the type that it has in the
+                database.
+            ValueError: If there is no place.
+            OSError: If the disk is full; it goes on from there when it is run again.
+        """
+        self.check_model(model)
+        table = load_places(places)[DATABASE]
+        if not len(table):
+            raise ValueError("At least one place must be added, got none.")
+        options = {"batch_size": batch_size, "num_workers": num_workers, "is_strict": is_strict}
+        with locked(self.folder):
+            self.refresh()
+            add_places(
+                model, table, self.folder, self.manifest, self.places, is_live=self.index.is_live, options=options
+            )
+        self.refresh()
+
     def remove(self, keys: Iterable[str]) -> None:
         """Never give some places as an answer again.
 
@@ -231,8 +279,13 @@ class PlaceDatabase:
         self._take_over(manifest)
 
     def refresh(self) -> None:
-        """See places that others have removed meanwhile."""
-        self._take_over(read_manifest(self.folder))
+        """See places that others have added or removed meanwhile."""
+        manifest = read_manifest(self.folder)
+        if manifest["num_places"] != self.manifest["num_places"]:
+            now = PlaceDatabase(self.folder)
+            self._local_features, self.places, self.index = now._local_features, now.places, now.index
+            manifest = now.manifest
+        self._take_over(manifest)
 
     def compact(self, folder: str | Path) -> "PlaceDatabase":
         """Write a database of the places that were not removed into a new folder; this one stays as it is.
@@ -250,7 +303,7 @@ class PlaceDatabase:
         if not len(live):
             raise PlaceDatabaseError(f"All places of {self.folder} were removed; delete it, or build it again.")
         with folder_written_at_once(folder) as temporary:
-            for name in (DESCRIPTORS, LOCAL_FEATURES, ROWS):
+            for name in ARRAYS:
                 _copy_rows(ShardedArray(self.folder / name), ShardedArray(temporary / name), live)
             places = self.places.select(live).with_format("arrow")[:]
             building.finish_database(temporary, places, self.manifest, self.manifest["index"])
@@ -317,7 +370,7 @@ class PlaceDatabase:
         folder = Path(folder)
         with locked(folder):
             manifest = read_manifest(folder)
-            index = building.write_index(folder, manifest["adapter"], kind or manifest["index"])
+            index = building.write_index(folder, manifest, kind or manifest["index"])
             write_manifest(folder, manifest | {"index": index.kind})
 
     def check_model(self, model: PeftModel) -> None:
@@ -343,7 +396,7 @@ class PlaceDatabase:
         Yields:
             Key of a place, and what is wrong with its descriptor or its local features.
         """
-        for array in (ShardedArray(self.folder / DESCRIPTORS), self._local_features):
+        for array in (ShardedArray(self.folder / DESCRIPTORS, len(self.places)), self._local_features):
             for row, message in array.damaged_rows():
                 yield self.places[row][KEY], message
 
@@ -365,9 +418,22 @@ class PlaceDatabase:
         self.index.remove(np.array(manifest["removed_rows"], dtype=np.int64))
 
 
+def _read(folder: Path) -> tuple[dict[str, Any], Dataset, DescriptorIndex]:
+    """Read manifest, places and index, which belong together also when somebody adds places meanwhile."""
+    manifest = read_manifest(folder)
+    if not manifest["is_complete"]:
+        raise PlaceDatabaseError(f"{folder} is not complete; run the same build again and it will go on.")
+    try:
+        return manifest, _read_places(folder, manifest), _read_index(folder, manifest)
+    except PlaceDatabaseError:
+        if read_manifest(folder)["places_file"] == manifest["places_file"]:
+            raise
+        return _read(folder)  # others took their place
+
+
 def _read_places(folder: Path, manifest: dict[str, Any]) -> Dataset:
     """Read the table of places, whose checksum is in the manifest."""
-    path = folder / PLACES
+    path = folder / manifest["places_file"]
     if not path.is_file() or crc32_of(path) != manifest["places_crc32"]:
         raise PlaceDatabaseError(
             f"{path} is missing or damaged: its checksum is not the one in the manifest; fetch or build the database"
@@ -380,7 +446,7 @@ def _read_index(folder: Path, manifest: dict[str, Any]) -> DescriptorIndex:
     """Read the index and check that it belongs to the other files."""
     remedy = f"Everything else is usable: PlaceDatabase.rebuild_index({str(folder)!r}) makes the index anew."
     try:
-        index = DescriptorIndex.load(folder / INDEX)
+        index = DescriptorIndex.load(folder / manifest["index_file"])
     except PlaceDatabaseError as error:
         raise PlaceDatabaseError(f"{error} {remedy}") from error
     expected = (manifest["num_places"], manifest["descriptor_size"], manifest["adapter"])
@@ -392,7 +458,8 @@ def _read_index(folder: Path, manifest: dict[str, Any]) -> DescriptorIndex:
         if is_there != wanted
     ]
     if differing:
-        raise PlaceDatabaseError(f"{folder / INDEX} belongs to another database: {'; '.join(differing)}. {remedy}")
+        path = folder / manifest["index_file"]
+        raise PlaceDatabaseError(f"{path} belongs to another database: {'; '.join(differing)}. {remedy}")
     return index
 
 

@@ -21,11 +21,14 @@ from pyarrow import parquet
 from selavpr_peft.data.schema import IMAGE
 from selavpr_peft.errors import PlaceDatabaseError
 from selavpr_peft.hub_access import HubAccess
-from selavpr_peft.retrieval.building import ARRAYS, INDEX, INDEX_DESCRIPTION, PLACES
+from selavpr_peft.retrieval.building import ARRAYS
 from selavpr_peft.retrieval.database_card import database_card
-from selavpr_peft.retrieval.manifest import MANIFEST
+from selavpr_peft.retrieval.manifest import FIRST_FILES, MANIFEST
+from selavpr_peft.retrieval.sharded_array import ShardedArray
 
 CARD = "README.md"
+PLACES, INDEX = FIRST_FILES.values()
+INDEX_DESCRIPTION = "index.json"
 OWN_FILES = (MANIFEST, PLACES, INDEX, INDEX_DESCRIPTION, *(f"{name}/*.npy" for name in ARRAYS))
 KIND = "place database"
 IS_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -60,14 +63,17 @@ def push_database(
     Raises:
         HubError: If the Hub cannot be reached or refuses; the message says what to do.
     """
-    table = publishable_table(parquet.read_table(folder / PLACES), image_root)
-    places = _as_parquet(table)
-    manifest = manifest | {"places_crc32": f"{zlib.crc32(places):08x}"}
-    files = sorted(path for pattern in OWN_FILES for path in folder.glob(pattern))
+    table = publishable_table(parquet.read_table(folder / manifest["places_file"]), image_root)
+    places, index = _as_parquet(table), folder / manifest["index_file"]
+    manifest = manifest | FIRST_FILES | {"places_crc32": f"{zlib.crc32(places):08x}"}
+    arrays = [ShardedArray(folder / name, manifest["num_places"]) for name in ARRAYS]
+    files = [path for array in arrays for path in array.files]
     content: dict[str, bytes | Path] = {path.relative_to(folder).as_posix(): path for path in files}
     content |= {
         MANIFEST: json.dumps(manifest, indent=2, ensure_ascii=False).encode(),
         PLACES: places,
+        INDEX: index,
+        INDEX_DESCRIPTION: index.with_suffix(".json"),
         CARD: database_card(manifest, table, repo_id).encode(),
     }
     api, hub = HfApi(token=token), HubAccess(repo_id=repo_id, revision=revision, kind=KIND)

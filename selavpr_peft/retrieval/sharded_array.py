@@ -25,11 +25,14 @@ class ShardedArray:
 
     Args:
         folder: Where the shards are; made when the first is written.
+        num_rows: Look at no more shards than hold so many rows, because somebody may be writing behind them; None for
+            all there are.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, num_rows: int | None = None) -> None:
         """Look for the shards that are complete."""
         self.folder = Path(folder)
+        self._num_rows = float("inf") if num_rows is None else num_rows
         self._starts = np.zeros(1, dtype=np.int64)  # first row of each shard, and the number of rows
         self._maps: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self.refresh()
@@ -54,10 +57,16 @@ class ShardedArray:
         """Shape of a row; there must be a shard."""
         return self._open(0)[0].shape[1:]
 
+    @property
+    def files(self) -> list[Path]:
+        """Files of all shards."""
+        numbers = range(self.num_shards)
+        return [path(number) for number in numbers for path in (self._path, self._checksum_path)]
+
     def refresh(self) -> None:
         """See shards that were added by others meanwhile."""
         starts = self._starts.tolist()
-        while self._checksum_path(len(starts) - 1).is_file():
+        while starts[-1] < self._num_rows and self._checksum_path(len(starts) - 1).is_file():
             starts.append(starts[-1] + len(self._load(self._checksum_path(len(starts) - 1))))
         self._starts = np.array(starts)
 

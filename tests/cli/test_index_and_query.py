@@ -61,6 +61,41 @@ class TestIndex:
         assert "holds a database with another places" in run.err
 
 
+class TestAddTo:
+    def test_places_are_added_and_found(self, selavpr, indexed, walk):
+        folder, model, _ = indexed
+        run = selavpr("index", f"{walk}:night", *model, "--add-to", folder)
+        assert run.code == 0, run.err
+        assert re.fullmatch(rf"{folder}: 12 places, \d+\.\d\d MB each\n", run.out)
+        keys = [f"{traverse}/{number}.png" for traverse in ("day", "night") for number in range(6)]
+        assert PlaceDatabase.open(folder).places["key"][:] == keys
+        answer = selavpr("query", folder, walk / "night" / "2.png", *model)
+        assert "shows the place of night/2.png (frame 12)" in answer.out
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["{walk}:day", "--add-to", "{folder}"], "has a place 'day/0.png' already (6 of the 6 keys are there)"),
+            (["{walk}:night", "--add-to", "{walk}"], "is no place database"),
+            (["{walk}:night", "--add-to", "{folder}", "--local-dtype", "int8"], "stay those of the database; leave"),
+            (["{walk}:night", "--add-to", "{folder}", "--output", "{walk}/db"], "Give either --output"),
+            (["{walk}:night"], "Give either --output, the folder of a new database, or --add-to"),
+        ],
+    )
+    def test_a_mistake_is_one_line_and_changes_nothing(self, selavpr, indexed, walk, arguments, message):
+        folder, model, _ = indexed
+        run = selavpr("index", *[argument.format(walk=walk, folder=folder) for argument in arguments], *model)
+        assert (run.code, run.out) == (2, "")
+        assert message in run.err.splitlines()[-1]
+        assert len(PlaceDatabase.open(folder)) == 6
+
+    def test_another_model_is_refused(self, selavpr, indexed, walk, models):
+        folder, _, _ = indexed
+        run = selavpr("index", f"{walk}:night", "--backbone", models / "backbone", "--add-to", folder)
+        assert run.code == 2
+        assert "was built with another adapter" in run.err
+
+
 class TestQuery:
     def test_the_answer_is_a_sentence_and_the_other_candidates(self, selavpr, indexed, walk):
         folder, model, _ = indexed

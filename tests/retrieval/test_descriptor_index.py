@@ -25,6 +25,10 @@ def clusters(num_rows):
     return np.repeat(unit_rows(num_rows // 30 + 1), 30, axis=0)[:num_rows] + 0.02 * unit_rows(num_rows, seed=1)
 
 
+def serialized(index):
+    return faiss.serialize_index(index._index)
+
+
 @pytest.fixture(scope="module")
 def database():
     return unit_rows(1000)
@@ -105,6 +109,51 @@ class TestSearch:
     def test_an_unknown_kind_is_answered_with_those_there_are(self, database):
         with pytest.raises(ValueError, match="must be one of 'flat', 'hnsw', 'ivf-sq', 'ivf-pq', got 'lsh'"):
             DescriptorIndex.build(database, "lsh")
+
+
+class TestGrow:
+    @pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf-sq"])
+    def test_old_and_new_rows_are_found_under_their_numbers(self, database, queries, kind):
+        index = DescriptorIndex.build(database[:700], kind, "a model")
+        index.remove(np.array([100]))
+        index.grow(database)
+        rows = index.search(queries, 5)[1]
+        assert (rows == np.arange(0, 1000, 50)[:, None]).any(axis=1).mean() >= 0.9
+        assert not (rows == 100).any()
+        assert (len(index), index.is_live.sum(), index.kind, index.model) == (1000, 999, kind, "a model")
+
+    def test_a_flat_index_is_that_of_one_build(self, database):
+        index = DescriptorIndex.build(database[:700])
+        index.grow(database)
+        assert np.array_equal(serialized(index), serialized(DescriptorIndex.build(database)))
+
+    def test_cells_are_placed_anew_once_the_rows_have_doubled(self):
+        rows = unit_rows(8200, 8)
+        index = DescriptorIndex.build(rows[:4000], "ivf-sq")
+        index.grow(rows[:7900])
+        assert index._index.nlist == 102  # 4000 / 39
+        index.grow(rows)
+        assert index._index.nlist == 210
+        assert np.array_equal(serialized(index), serialized(DescriptorIndex.build(rows, "ivf-sq")))
+
+    @pytest.mark.parametrize("kind", ["hnsw", "ivf-sq"])
+    def test_true_neighbours_among_other_rows_are_found_because_the_reach_is_measured_anew(self, kind):
+        there = clusters(3000)
+        rows = np.concatenate([there, unit_rows(1500, seed=3)])
+        queries = rows[::30] + 0.02 * unit_rows(150, seed=4)
+        exact = brute_force(queries, rows, 10)
+        shares = []
+        for grow in (lambda index: index.grow(rows), lambda index: index.add(rows[3000:])):
+            index = DescriptorIndex.build(there, kind)
+            grow(index)
+            found = index.search(queries, 10)[1]
+            shares.append(np.mean([len(np.intersect1d(*pair)) / 10 for pair in zip(found, exact, strict=True)]))
+        assert shares[0] > 0.97 > shares[1]
+
+    def test_another_length_is_refused(self, index, database):
+        with pytest.raises(ValueError, match="must have 32 channels as those of the index, got 30"):
+            index.grow(np.concatenate([database, database])[:1200, :30])
+        assert len(index) == 1000
 
 
 class TestReach:

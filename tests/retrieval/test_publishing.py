@@ -80,6 +80,35 @@ class TestPushAndFetch:
         assert len(fetch()) == 7
         assert "descriptors/00002.npy" not in server.repositories[REPOSITORY].files
 
+    def test_a_database_that_has_grown_is_published_as_if_built_at_once(
+        self, server, model, places, database, photographs, tmp_path
+    ):
+        grown = PlaceDatabase.build(model, places.select(range(6)), tmp_path / "grown")
+        grown.add(model, places.select(range(6, 10)))
+        push(grown)
+        names = set(server.repositories[REPOSITORY].files)
+        push(database)
+        assert names == set(server.repositories[REPOSITORY].files)
+        push(grown, image_root=photographs)
+        fetched = fetch()
+        assert PlaceRecognizer(model, fetched).recognize(photographs / "7.png")[0].image == "7.png"
+        assert list(fetched.damaged_places()) == []
+
+    def test_what_is_only_being_added_is_not_published(self, server, model, places, database, monkeypatch):
+        def stop(*arguments):
+            raise KeyboardInterrupt
+
+        further = places.map(lambda place: {"key": f"further {place['key']}"})
+        with monkeypatch.context() as context:
+            context.setattr("selavpr_peft.retrieval.adding.write_places", stop)
+            with pytest.raises(KeyboardInterrupt):
+                database.add(model, further)
+        push(database)
+        files = set(server.repositories[REPOSITORY].files)
+        assert (database.folder / "descriptors" / "00003.npy").is_file()
+        assert not [name for name in files if "0003" in name or "adding" in name]
+        assert len(fetch()) == 10
+
     def test_removed_places_are_not_published(self, server, database):
         database.remove(["place 3"])
         with pytest.raises(PlaceDatabaseError, match=r"holds the data of 1 removed places.*compact\(\)"):

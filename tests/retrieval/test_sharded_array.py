@@ -69,6 +69,26 @@ class TestReading:
         assert len(reader) == 13
         assert np.array_equal(reader.read([12]), rows[1:2])
 
+    @pytest.mark.parametrize(("num_rows", "num_seen"), [(0, 0), (4, 4), (9, 9), (11, 11), (20, 11)])
+    def test_shards_behind_those_that_are_counted_are_not_looked_at(self, folder, num_rows, num_seen):
+        array = ShardedArray(folder, num_rows)
+        assert len(array) == num_seen
+        array.refresh()
+        assert len(array) == num_seen
+
+    def test_a_writer_behind_them_changes_nothing(self, folder, rows):
+        reader, writer = ShardedArray(folder, 9), ShardedArray(folder)
+        writer.truncate(2)
+        writer.append(rows[:5])
+        reader.refresh()
+        assert (len(reader), len(writer)) == (9, 14)
+        assert np.array_equal(reader.read_all(), rows[:9])
+
+    def test_its_files_are_named(self, folder):
+        (folder / ".00001.npy.abc").touch()
+        names = ["00000.npy", "00000.crc.npy", "00001.npy", "00001.crc.npy"]
+        assert ShardedArray(folder, 9).files == [folder / name for name in names]
+
 
 class TestDamage:
     def test_a_flipped_bit_is_named_and_the_rest_stays_readable(self, folder, rows):

@@ -1,0 +1,145 @@
+"""Add places to a complete database so that readers see all of them at once, or none.
+
+Steps are described as in a build. Their shards lie behind the rows that the manifest counts, where no reader looks.
+The table and the index of all places get new names, and the manifest that names and counts them is replaced last.
+`adding.json` says what was begun, until nothing of it is left to do.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset
+from jaxtyping import Bool
+from peft import PeftModel
+
+from selavpr_peft.data.appending import append_places
+from selavpr_peft.data.schema import IMAGE, KEY
+from selavpr_peft.errors import PlaceDatabaseError
+from selavpr_peft.files import write_text_atomically
+from selavpr_peft.retrieval.building import (
+    ARRAYS,
+    DESCRIPTORS,
+    ROWS,
+    describe_steps,
+    digest_of,
+    with_paths,
+    write_places,
+)
+from selavpr_peft.retrieval.descriptor_index import DescriptorIndex
+from selavpr_peft.retrieval.manifest import write_manifest
+from selavpr_peft.retrieval.sharded_array import ShardedArray
+
+BEGUN = "adding.json"
+IS_TABLE_OR_INDEX = re.compile(r"places(-\d+)?\.parquet|index(-\d+)?\.(faiss|json)")
+
+
+def add_places(
+    model: PeftModel,
+    table: Dataset,
+    folder: Path,
+    manifest: dict[str, Any],
+    places: Dataset,
+    *,
+    is_live: Bool[np.ndarray, " N"],
+    options: dict[str, Any],
+) -> None:
+    """Describe further places and add them, or go on with adding them that was interrupted.
+
+    Args:
+        model: The model that the database was built with.
+        table: The further places.
+        folder: The database; the caller keeps other writers out.
+        manifest: Its manifest.
+        places: Its table.
+        is_live: Rows of it that were not removed.
+        options: Further arguments of `encode_places`.
+
+    Raises:
+        PlaceDatabaseError: If one of them is there already, none can be read, or other places were being added.
+        DatasetFormatError: If their columns do not fit.
+    """
+    begun, adding = _read_begun(folder), {"places": digest_of(table), "num_places": len(places)}
+    if begun is not None and begun["places"] == adding["places"] and _are_there(begun, is_live):
+        _clean_up(folder, manifest)  # all that was left to do
+        return
+    _check_keys(folder, table, places.select(np.flatnonzero(is_live)))
+    append_places(places, table.remove_columns(IMAGE))  # refuses what does not fit before anything is described
+    if begun is None or not _has_described(folder, manifest):
+        _begin(folder, manifest, adding)
+    elif begun != adding:
+        raise PlaceDatabaseError(
+            f"{folder} has begun to take other places; add those again to finish, or delete {folder / BEGUN} to give"
+            " them up."
+        )
+    kept, unreadable = describe_steps(model, table, folder, manifest, options, num_places=len(places), verb="adding")
+    others = [key for key in manifest["unreadable_images"] if key not in set(table[KEY][:])]
+    manifest = manifest | {"unreadable_images": others + unreadable}
+    manifest = _finish(folder, manifest, append_places(places, Dataset(with_paths(kept))))
+    _clean_up(folder, manifest)
+
+
+def _check_keys(folder: Path, table: Dataset, places: Dataset) -> None:
+    """Raise if a place is there already."""
+    there = set(places[KEY][:])
+    repeated = [key for key in table[KEY][:] if key in there]
+    if repeated:
+        raise PlaceDatabaseError(
+            f"{folder} has a place {repeated[0]!r} already ({len(repeated)} of the {len(table)} keys are there); give"
+            " other keys, leave those places out, or remove the old ones first."
+        )
+
+
+def _read_begun(folder: Path) -> dict[str, Any] | None:
+    path = folder / BEGUN
+    if not path.is_file():
+        return None
+    begun: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return begun
+
+
+def _are_there(begun: dict[str, Any], is_live: Bool[np.ndarray, " N"]) -> bool:
+    """Tell whether the places that were begun with are in the database, all that could be read."""
+    return len(is_live) > begun["num_places"] and bool(is_live[begun["num_places"] :].all())
+
+
+def _has_described(folder: Path, manifest: dict[str, Any]) -> bool:
+    """Tell whether something would be lost by beginning anew."""
+    return len(ShardedArray(folder / ROWS)) > manifest["num_places"]
+
+
+def _begin(folder: Path, manifest: dict[str, Any], adding: dict[str, Any]) -> None:
+    """Drop what was given up, and say what is going to be added."""
+    _clean_up(folder, manifest)
+    for name in ARRAYS:
+        ShardedArray(folder / name).truncate(ShardedArray(folder / name, manifest["num_places"]).num_shards)
+    write_text_atomically(folder / BEGUN, json.dumps(adding, indent=2) + "\n")
+
+
+def _finish(folder: Path, manifest: dict[str, Any], places: pa.Table) -> dict[str, Any]:
+    """Write the table and the index of all places beside those that are valid, and last the manifest."""
+    num_places = len(places)
+    index = DescriptorIndex.load(folder / manifest["index_file"])
+    index.grow(ShardedArray(folder / DESCRIPTORS, num_places).read_all())
+    grown = manifest | {
+        "num_places": num_places,
+        "places_file": f"places-{num_places}.parquet",
+        "index_file": f"index-{num_places}.faiss",
+    }
+    grown["places_crc32"] = write_places(folder, places, grown)
+    index.save(folder / grown["index_file"])
+    write_manifest(folder, grown)
+    return grown
+
+
+def _clean_up(folder: Path, manifest: dict[str, Any]) -> None:
+    """Delete tables and indexes that the manifest does not name, and last the note of what was begun."""
+    index = Path(manifest["index_file"])
+    named = {manifest["places_file"], index.name, index.with_suffix(".json").name}
+    for path in folder.iterdir():
+        if IS_TABLE_OR_INDEX.fullmatch(path.name) and path.name not in named:
+            path.unlink()
+    (folder / BEGUN).unlink(missing_ok=True)
