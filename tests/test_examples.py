@@ -16,12 +16,19 @@ ANNOUNCED = {
     "index_and_query": r"^the query was taken at day/\d{4}\.jpg$",
     "match_two_images": r"^[1-9]\d* mutual matches$",
     "visualise": r"^7 pictures drawn to pictures/$",
+    "convert_official_weights": r"^there and back: every tensor the same$",
+    "several_cities": r"^3 cities over one backbone, switched in \d+\.\d ms$",
     "export_hloc_pairs": r"^36 pairs written to pairs-query-selavpr\.txt$",
 }
 
 
 def test_every_example_is_run():
     assert {path.stem for path in (REPOSITORY / "examples").glob("*.py")} == set(ANNOUNCED)
+
+
+def test_every_example_is_named_in_the_documents():
+    listed = (REPOSITORY / "docs" / "examples.md").read_text()
+    assert [name for name in ANNOUNCED if f"(../examples/{name}.py)" not in listed] == []
 
 
 @pytest.mark.slow
