@@ -11,7 +11,9 @@ from selavpr_peft.cli.printing import quiet_host_libraries, write_json
 
 
 def index(
-    database: Annotated[str, typer.Argument(help="Places to index: DIR, DIR:TRAVERSE or an @utm@ folder.")],
+    database: Annotated[
+        str, typer.Argument(help="Places to index: DIR, DIR:TRAVERSE, an @utm@ folder or photographs alone.")
+    ],
     backbone: options.Backbone,
     output: Annotated[Path | None, typer.Option(help="Folder for a new place database.", metavar="FOLDER")] = None,
     add_to: Annotated[
@@ -40,14 +42,18 @@ def index(
 ) -> None:
     r"""Describe places once, so that photographs can be located among them at any time.
 
-    An interrupted run goes on where it stopped when the same command is given again.
+    An interrupted run goes on where it stopped when the same command is given again. DIR holds a table places.csv
+    (docs/datasets.md); photographs without one are found by name.
 
     Example:
+        selavpr index photos --backbone facebook/dinov2-base --output photos.placedb
         selavpr index walk:day --backbone facebook/dinov2-base --adapter my-city --output walk.placedb
         selavpr index walk:dusk --backbone facebook/dinov2-base --adapter my-city --add-to walk.placedb
     """
     options.check_dtype(dtype)
     quiet_host_libraries()
+    from selavpr_peft.data import load_places
+    from selavpr_peft.data.schema import has_positions
     from selavpr_peft.retrieval import PlaceDatabase
 
     load = partial(options.load_model, backbone, adapter, dtype=dtype, device=device, seed=seed)
@@ -68,6 +74,27 @@ def index(
     unreadable = indexed.manifest["unreadable_images"]
     if json != "-":
         typer.echo(f"{indexed.folder}: {len(indexed)} places, {num_bytes / len(indexed) / 1e6:.2f} MB each")
+    load_places(database)  # a mistake in the places is told before a model is fetched
+    built = PlaceDatabase.build(
+        options.load_model(backbone, adapter, dtype=dtype, device=device, seed=seed),
+        database,
+        output,
+        local_dtype=local_dtype,
+        keep_locations=keep_locations,
+        index_kind=kind,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        is_strict=strict,
+    )
+    commit_url = None if push_to is None else built.push_to_hub(push_to, image_root=_folder_of(database))
+    num_bytes = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
+    unreadable = built.manifest["unreadable_images"]
+    if json != "-":
+        typer.echo(f"{output}: {len(built)} places, {num_bytes / len(built) / 1e6:.2f} MB each")
+        if not has_positions(built.places):
+            typer.echo(f"{database} has no places.csv, so answers name photographs without a position")
+        if adapter is None:
+            typer.echo("without --adapter an untrained one is used; selavpr train makes one for your places")
         if unreadable:
             typer.echo(f"{len(unreadable)} images could not be read, the first: {unreadable[0]}")
         if commit_url:

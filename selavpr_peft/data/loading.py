@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset, DatasetDict
 
+from selavpr_peft.data.photo_folder import is_photo_folder, read_photo_folder
 from selavpr_peft.data.place_table import read_place_table
 from selavpr_peft.data.schema import FRAME, KEY, check_places, positions
-from selavpr_peft.data.utm_folder import is_utm_folder, read_utm_folder
+from selavpr_peft.data.utm_folder import is_utm_folder, pictures_in, read_utm_folder
 from selavpr_peft.errors import DatasetFormatError
 
 DATABASE = "database"
@@ -21,6 +22,7 @@ def load_places(source: str | Path | Dataset | DatasetDict, *, frames: tuple[int
         source: One of
             - a folder with `database/` and `queries/` of images named `@utm_easting@utm_northing@...@.jpg`;
             - a folder with `places.csv` or `places.parquet`, or such a table, with `:traverse` for a part of it;
+            - a folder of photographs without a table: positions from such names, or none, to be found by name only;
             - a `datasets.Dataset` with the columns of data/schema.py, or a `DatasetDict` of both splits.
         frames: First and last frame to keep, both included; for places with frame numbers.
 
@@ -29,8 +31,8 @@ def load_places(source: str | Path | Dataset | DatasetDict, *, frames: tuple[int
         among all others, and an image is never its own positive.
 
     Raises:
-        DatasetFormatError: If the source is in none of these layouts, a place lacks a position, or no place has one
-            of the frames.
+        DatasetFormatError: If the source is in none of these layouts, a row of a table lacks a position, or no place
+            has one of the frames.
     """
     if isinstance(source, DatasetDict):
         if not {DATABASE, QUERIES} <= set(source):
@@ -44,8 +46,19 @@ def load_places(source: str | Path | Dataset | DatasetDict, *, frames: tuple[int
         if frames is not None:
             raise DatasetFormatError(f"{source} has positions in metres, so frames {frames} cannot be taken from it.")
         return DatasetDict({name: read_utm_folder(Path(source) / name) for name in (DATABASE, QUERIES)})
-    places = read_place_table(source, frames=frames)
+    if is_photo_folder(Path(source)):
+        if frames is not None:
+            raise DatasetFormatError(f"{source} has no places.csv, so frames {frames} cannot be taken from it.")
+        places = _read_pictures(Path(source))
+    else:
+        places = read_place_table(source, frames=frames)
     return DatasetDict({DATABASE: places, QUERIES: places})
+
+
+def _read_pictures(folder: Path) -> Dataset:
+    """Read pictures that no table describes; names of the form @utm_easting@... tell their positions."""
+    is_named_by_position = all(path.name.startswith("@") for path in pictures_in(folder))
+    return read_utm_folder(folder) if is_named_by_position else read_photo_folder(folder)
 
 
 def _checked(places: Dataset, source: str, frames: tuple[int, int] | None) -> Dataset:

@@ -59,9 +59,27 @@ def positions(places: Dataset) -> Float[np.ndarray, "N dims"]:
 
     Args:
         places: Table of places. A missing position becomes NaN.
+
+    Raises:
+        DatasetFormatError: If no place has one, as in a folder of photographs without a table.
     """
+    if not has_positions(places):
+        raise DatasetFormatError(
+            "Expected places with positions (columns 'easting_m' and 'northing_m', or 'frame'), got"
+            f" {places.column_names}; photographs without them can only be indexed and queried. Write a places.csv as"
+            " in docs/datasets.md."
+        )
     columns = [np.asarray(places[name][:], dtype=np.float64) for name in _position_columns(places)]
     return np.stack(columns, axis=1)
+
+
+def has_positions(places: Dataset) -> bool:
+    """Tell whether it is known where places are: photographs without a table may be indexed without.
+
+    Args:
+        places: Table of places.
+    """
+    return set(_position_columns(places)) <= set(places.column_names)
 
 
 def picture_names(places: Dataset) -> list[str]:

@@ -27,6 +27,15 @@ def is_utm_folder(folder: Path) -> bool:
     return all((folder / name).is_dir() for name in SPLIT_FOLDERS)
 
 
+def pictures_in(folder: Path) -> list[Path]:
+    """List the pictures of a folder and its sub-folders by ascending path.
+
+    Args:
+        folder: Any folder.
+    """
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
 def read_utm_folder(folder: str | Path) -> Dataset:
     """Read the places of one folder of images, such as `train/database`.
 
@@ -41,7 +50,7 @@ def read_utm_folder(folder: str | Path) -> Dataset:
         DatasetFormatError: If there are no images, or a name does not follow the pattern; the message shows it.
     """
     folder = Path(folder)
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    paths = pictures_in(folder)
     if not paths:
         raise DatasetFormatError(f"Expected images ({', '.join(IMAGE_SUFFIXES)}) in {folder}, but found none.")
     fields = [path.name.split("@") for path in paths]

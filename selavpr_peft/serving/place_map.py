@@ -51,4 +51,6 @@ def project_degrees(
 
 
 def _numbers(places: Dataset, name: str) -> Float[np.ndarray, " N"]:
+    if name not in places.column_names:  # photographs that were indexed without positions
+        return np.full(len(places), np.nan)
     return np.asarray(places[name][:], dtype=np.float64)

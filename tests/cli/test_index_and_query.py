@@ -71,6 +71,25 @@ class TestAddTo:
         assert PlaceDatabase.open(folder).places["key"][:] == keys
         answer = selavpr("query", folder, walk / "night" / "2.png", *model)
         assert "shows the place of night/2.png (frame 12)" in answer.out
+class TestPhotographsAlone:
+    """The way of somebody who has a folder of photographs, and neither a table nor an adapter yet."""
+
+    @pytest.fixture
+    def photographs(self, walk):
+        (walk / "places.csv").unlink()
+        return walk / "day"
+
+    def test_they_are_indexed_and_one_of_them_is_found_by_name(self, selavpr, photographs, models, tmp_path):
+        model = ("--backbone", models / "backbone")
+        built = selavpr("index", photographs, *model, "--output", tmp_path / "db")
+        assert built.out.splitlines()[1:] == [
+            f"{photographs} has no places.csv, so answers name photographs without a position",
+            "without --adapter an untrained one is used; selavpr train makes one for your places",
+        ]
+        found = selavpr("query", tmp_path / "db", photographs / "2.png", *model)
+        assert re.match(
+            rf"{photographs}/2\.png shows the place of 2\.png: \d+ matches, similarity 1\.000\.\n", found.out
+        )
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
@@ -94,6 +113,26 @@ class TestAddTo:
         run = selavpr("index", f"{walk}:night", "--backbone", models / "backbone", "--add-to", folder)
         assert run.code == 2
         assert "was built with another adapter" in run.err
+            (
+                ["train", "--data", "{photographs}", "--output", "{tmp}/out", "--set", "positive_radius=1.0"],
+                "database must have either the columns 'easting_m' and 'northing_m' or the column 'frame'",
+            ),
+            (
+                ["evaluate", "--database", "{photographs}", "--queries", "{photographs}", "--positive-radius", "1"],
+                "Expected places.csv",
+            ),
+        ],
+    )
+    def test_what_needs_positions_asks_for_them(self, selavpr, photographs, models, tmp_path, arguments, message):
+        arguments = [argument.format(photographs=photographs, tmp=tmp_path) for argument in arguments]
+        run = selavpr(*arguments, "--backbone", models / "backbone")
+        assert run.code == 2
+        assert run.err.splitlines()[-1].startswith(f"Error: {message}")
+
+    def test_a_folder_without_photographs_is_told_before_a_model_is_fetched(self, selavpr, tmp_path):
+        run = selavpr("index", tmp_path, "--backbone", "nobody/nothing", "--output", tmp_path / "db")
+        assert run.code == 2
+        assert run.err.startswith("Error: Expected places.csv")
 
 
 class TestQuery:

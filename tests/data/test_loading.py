@@ -5,7 +5,7 @@ from datasets import Dataset, DatasetDict, Image
 from PIL import Image as Pillow
 
 from selavpr_peft.data.loading import load_places
-from selavpr_peft.data.schema import picture_names
+from selavpr_peft.data.schema import picture_names, positions
 from selavpr_peft.errors import DatasetFormatError
 
 
@@ -32,6 +32,16 @@ def walk(tmp_path):
     return tmp_path
 
 
+@pytest.fixture
+def photographs(tmp_path):
+    """Two pictures and a note, as they come from a camera."""
+    (tmp_path / "trip").mkdir()
+    for name in ("IMG_2.JPG", "trip/IMG_1.png"):
+        Pillow.new("RGB", (4, 3)).save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("a walk")
+    return tmp_path
+
+
 class TestFolders:
     @pytest.mark.parametrize("as_text", [True, False])
     def test_an_utm_folder_has_its_own_splits(self, utm_folder, as_text):
@@ -55,6 +65,25 @@ class TestFolders:
     def test_frames_of_an_utm_folder_are_an_error(self, utm_folder):
         with pytest.raises(DatasetFormatError, match=r"in metres, so frames \(0, 1\) cannot be taken"):
             load_places(utm_folder, frames=(0, 1))
+
+    def test_photographs_without_a_table_are_places_without_positions(self, photographs):
+        places = load_places(photographs)
+        assert places["database"].column_names == ["image", "key"]
+        assert places["queries"]["key"][:] == places["database"]["key"][:] == ["IMG_2.JPG", "trip/IMG_1.png"]
+        assert places["database"][0]["image"].size == (4, 3)
+
+    def test_photographs_without_a_table_may_tell_positions_by_their_names(self, utm_folder):
+        assert load_places(utm_folder / "database")["database"]["easting_m"][:] == [1, 2]
+
+    def test_positions_that_nobody_knows_are_asked_for(self, photographs):
+        with pytest.raises(
+            DatasetFormatError, match=r"Expected places with positions .* got \['image', 'key'\]; .* Write"
+        ):
+            positions(load_places(photographs)["queries"])
+
+    def test_frames_of_photographs_without_a_table_are_an_error(self, photographs):
+        with pytest.raises(DatasetFormatError, match=r"has no places.csv, so frames \(0, 1\) cannot be taken"):
+            load_places(photographs, frames=(0, 1))
 
     def test_another_folder_is_refused_with_what_is_expected(self, tmp_path):
         with pytest.raises(DatasetFormatError, match=r"Expected places.csv"):

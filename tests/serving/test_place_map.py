@@ -27,6 +27,10 @@ class TestPlanePositions:
         points, unit = plane_positions(Dataset.from_dict(FRAMES))
         assert (points.tolist(), unit) == ([[7, 0], [9, 0]], "frames")
 
+    def test_photographs_without_positions_have_no_points(self):
+        points, _ = plane_positions(Dataset.from_dict({"key": ["a", "b"]}))
+        assert np.isnan(points[:, 0]).all()
+
 
 class TestProjectDegrees:
     def test_distances_in_a_city_are_those_on_the_sphere(self):
