@@ -1,4 +1,5 @@
 # make demo | make test: set up the environment and do the job. Everything lives in .venv and .venv-oldest.
+# make install: set up the environment and leave the job to you (.venv/bin/selavpr).
 #
 #   make demo DATA=walk BACKBONE=facebook/dinov2-small     the demo on your photographs (walk/places.csv)
 #   make demo DATA=... BACKBONE=... DEMO_ARGS="--queries dusk"
@@ -16,7 +17,9 @@ test test-fast test-oldest: export OMP_NUM_THREADS ?= 1
 PARALLEL := -n auto --dist loadfile
 RUNTIME_TYPE_CHECKS := --jaxtyping-packages=selavpr_peft,beartype.beartype
 
-.PHONY: demo test test-fast test-oldest benchmarks docs lint types contract check clean
+.PHONY: install demo test test-fast test-oldest benchmarks docs lint types contract check clean
+
+install: .venv/.demo-ready
 
 demo: .venv/.demo-ready
 	$(BIN)/selavpr demo $(if $(DATA),--data $(DATA)) $(if $(BACKBONE),--backbone $(BACKBONE)) $(DEMO_ARGS)
