@@ -60,6 +60,7 @@ def index(
     form = {"local_dtype": local_dtype, "keep_locations": keep_locations, "index_kind": kind}
     given: dict[str, Any] = {name: value for name, value in form.items() if value is not None}
     reading: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "is_strict": strict}
+    load_places(database)  # a mistake in the places is told before a model is fetched
     if output is not None and add_to is None:
         indexed = PlaceDatabase.build(load(), database, output, **given, **reading)
     elif add_to is not None and output is None:
@@ -74,24 +75,7 @@ def index(
     unreadable = indexed.manifest["unreadable_images"]
     if json != "-":
         typer.echo(f"{indexed.folder}: {len(indexed)} places, {num_bytes / len(indexed) / 1e6:.2f} MB each")
-    load_places(database)  # a mistake in the places is told before a model is fetched
-    built = PlaceDatabase.build(
-        options.load_model(backbone, adapter, dtype=dtype, device=device, seed=seed),
-        database,
-        output,
-        local_dtype=local_dtype,
-        keep_locations=keep_locations,
-        index_kind=kind,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        is_strict=strict,
-    )
-    commit_url = None if push_to is None else built.push_to_hub(push_to, image_root=_folder_of(database))
-    num_bytes = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
-    unreadable = built.manifest["unreadable_images"]
-    if json != "-":
-        typer.echo(f"{output}: {len(built)} places, {num_bytes / len(built) / 1e6:.2f} MB each")
-        if not has_positions(built.places):
+        if not has_positions(indexed.places):
             typer.echo(f"{database} has no places.csv, so answers name photographs without a position")
         if adapter is None:
             typer.echo("without --adapter an untrained one is used; selavpr train makes one for your places")

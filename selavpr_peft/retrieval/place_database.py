@@ -58,15 +58,8 @@ class PlaceDatabase:
     def __init__(self, folder: str | Path) -> None:
         """Open a database; `PlaceDatabase.open` is the same."""
         self.folder = Path(folder)
-        manifest = read_manifest(self.folder)
-        if not manifest["is_complete"]:
-            raise PlaceDatabaseError(f"{self.folder} is not complete; run the same build again and it will go on.")
-        self.places = _read_places(self.folder, manifest)
-        self.index = _read_index(self.folder, manifest)
-        self._local_features = ShardedArray(self.folder / LOCAL_FEATURES)
+        manifest, self.places, self.index = _read(self.folder)
         num_features = manifest["num_places"] if manifest["local_map_shape"] else 0
-        self.manifest, self.places, self.index = _read(self.folder)
-        num_features = self.manifest["num_places"] if self.manifest["local_map_shape"] else 0
         self._local_features = ShardedArray(self.folder / LOCAL_FEATURES, num_features)
         if len(self._local_features) != num_features:
             raise PlaceDatabaseError(
@@ -425,10 +418,10 @@ def _read(folder: Path) -> tuple[dict[str, Any], Dataset, DescriptorIndex]:
         raise PlaceDatabaseError(f"{folder} is not complete; run the same build again and it will go on.")
     try:
         return manifest, _read_places(folder, manifest), _read_index(folder, manifest)
-    except PlaceDatabaseError:
+    except (PlaceDatabaseError, FileNotFoundError):
         if read_manifest(folder)["places_file"] == manifest["places_file"]:
             raise
-        return _read(folder)  # others took their place
+        return _read(folder)  # others have taken their place
 
 
 def _read_places(folder: Path, manifest: dict[str, Any]) -> Dataset:

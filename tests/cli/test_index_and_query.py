@@ -71,25 +71,6 @@ class TestAddTo:
         assert PlaceDatabase.open(folder).places["key"][:] == keys
         answer = selavpr("query", folder, walk / "night" / "2.png", *model)
         assert "shows the place of night/2.png (frame 12)" in answer.out
-class TestPhotographsAlone:
-    """The way of somebody who has a folder of photographs, and neither a table nor an adapter yet."""
-
-    @pytest.fixture
-    def photographs(self, walk):
-        (walk / "places.csv").unlink()
-        return walk / "day"
-
-    def test_they_are_indexed_and_one_of_them_is_found_by_name(self, selavpr, photographs, models, tmp_path):
-        model = ("--backbone", models / "backbone")
-        built = selavpr("index", photographs, *model, "--output", tmp_path / "db")
-        assert built.out.splitlines()[1:] == [
-            f"{photographs} has no places.csv, so answers name photographs without a position",
-            "without --adapter an untrained one is used; selavpr train makes one for your places",
-        ]
-        found = selavpr("query", tmp_path / "db", photographs / "2.png", *model)
-        assert re.match(
-            rf"{photographs}/2\.png shows the place of 2\.png: \d+ matches, similarity 1\.000\.\n", found.out
-        )
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
@@ -113,6 +94,31 @@ class TestPhotographsAlone:
         run = selavpr("index", f"{walk}:night", "--backbone", models / "backbone", "--add-to", folder)
         assert run.code == 2
         assert "was built with another adapter" in run.err
+
+
+class TestPhotographsAlone:
+    """The way of somebody who has a folder of photographs, and neither a table nor an adapter yet."""
+
+    @pytest.fixture
+    def photographs(self, walk):
+        (walk / "places.csv").unlink()
+        return walk / "day"
+
+    def test_they_are_indexed_and_one_of_them_is_found_by_name(self, selavpr, photographs, models, tmp_path):
+        model = ("--backbone", models / "backbone")
+        built = selavpr("index", photographs, *model, "--output", tmp_path / "db")
+        assert built.out.splitlines()[1:] == [
+            f"{photographs} has no places.csv, so answers name photographs without a position",
+            "without --adapter an untrained one is used; selavpr train makes one for your places",
+        ]
+        found = selavpr("query", tmp_path / "db", photographs / "2.png", *model)
+        assert re.match(
+            rf"{photographs}/2\.png shows the place of 2\.png: \d+ matches, similarity 1\.000\.\n", found.out
+        )
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
             (
                 ["train", "--data", "{photographs}", "--output", "{tmp}/out", "--set", "positive_radius=1.0"],
                 "database must have either the columns 'easting_m' and 'northing_m' or the column 'frame'",
