@@ -76,7 +76,8 @@ def add_places(
             " them up."
         )
     kept, unreadable = describe_steps(model, table, folder, manifest, options, num_places=len(places), verb="adding")
-    others = [key for key in manifest["unreadable_images"] if key not in set(table[KEY][:])]
+    tried_again = set(table[KEY][:])
+    others = [key for key in manifest["unreadable_images"] if key not in tried_again]
     manifest = manifest | {"unreadable_images": others + unreadable}
     manifest = _finish(folder, manifest, append_places(places, Dataset(with_paths(kept))))
     _clean_up(folder, manifest)
@@ -123,7 +124,8 @@ def _finish(folder: Path, manifest: dict[str, Any], places: pa.Table) -> dict[st
     """Write the table and the index of all places beside those that are valid, and last the manifest."""
     num_places = len(places)
     index = DescriptorIndex.load(folder / manifest["index_file"])
-    index.grow(ShardedArray(folder / DESCRIPTORS, num_places).read_all())
+    descriptors = ShardedArray(folder / DESCRIPTORS, num_places)
+    index.grow(descriptors.read(np.arange(len(index), num_places)), descriptors.read_all)
     grown = manifest | {
         "num_places": num_places,
         "places_file": f"places-{num_places}.parquet",

@@ -5,6 +5,7 @@ made, which rows were removed, and the checksum (CRC-32) that faiss does not kee
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ OVER_QUERIES, WITHIN_A_QUERY = 0, 1
 HNSW_LINKS = 32
 SAMPLES_PER_CELL = 64
 """Rows that place a cell or a code; faiss would take 256, and four times as long."""
+
+GROWTH = 1.25
+"""Cells and codes are learned anew when the rows have become this many times those they were learned for."""
 
 PQ_ROWS = 256
 """Rows that faiss needs to learn the codes of IVF_PQ."""
@@ -133,28 +137,29 @@ class DescriptorIndex:
             ValueError: If their length is another, or one holds NaN or infinity.
         """
         self._index.add(_checked(descriptors, self.num_channels))
-        self._is_live = np.append(self._is_live, np.ones(len(descriptors), dtype=bool))
-        self._num_live += len(descriptors)
+        self._count_as_live(len(descriptors))
 
-    def grow(self, descriptors: Float[np.ndarray, "N D"]) -> None:
+    def grow(self, descriptors: Float[np.ndarray, "N D"], read_all: Callable[[], Float[np.ndarray, "M D"]]) -> None:
         """Add rows behind those there are, and set how far an approximate index looks anew.
 
-        Cells and codes stay as they are until the rows have doubled; then they are learned anew from all rows, because
-        fuller cells take longer to search, and new rows may be where no cell was placed.
+        Cells and codes stay as they are until the rows have grown by a quarter; then they are learned anew from all
+        rows, because new ones may lie where no cell was placed, and searching then takes longer.
 
         Args:
-            descriptors: Unit vectors, float32: those of the rows there are, and the new ones behind them.
+            descriptors: Unit vectors of the new rows, float32.
+            read_all: Gives those of all rows, the new ones behind the others; not called for an exact index.
 
         Raises:
             ValueError: If their length is another, or one holds NaN or infinity.
         """
-        num_new = len(descriptors) - len(self)
-        if isinstance(self._index, faiss.IndexIVF) and self._index.nlist < _num_cells(len(descriptors) // 2):
-            self._index = DescriptorIndex.build(descriptors, self.kind)._index
-            self._is_live = np.append(self._is_live, np.ones(num_new, dtype=bool))
-        else:
-            self.add(descriptors[len(self) :])
-            set_reach(self._index, descriptors)
+        wanted_cells = _num_cells(int((len(self) + len(descriptors)) / GROWTH))
+        if isinstance(self._index, faiss.IndexIVF) and self._index.nlist < wanted_cells:
+            self._index = DescriptorIndex.build(read_all(), self.kind)._index
+            self._count_as_live(len(descriptors))
+            return
+        self.add(descriptors)
+        if self.kind != FLAT:
+            set_reach(self._index, read_all())
 
     def remove(self, rows: Int[np.ndarray, " K"]) -> None:
         """Never find some rows again.
@@ -212,6 +217,11 @@ class DescriptorIndex:
             queries, num_found, params=_search_parameters(self._index, selector, num_found)
         )
         return scores, rows
+
+    def _count_as_live(self, num_rows: int) -> None:
+        """Count rows that came last as not removed."""
+        self._is_live = np.append(self._is_live, np.ones(num_rows, dtype=bool))
+        self._num_live += num_rows
 
     def save(self, path: Path) -> None:
         """Write the index to a file, and what it is beside it.

@@ -20,9 +20,9 @@ def brute_force(queries, database, number):
     return np.argsort(-(queries @ database.T), axis=1, kind="stable")[:, :number]
 
 
-def clusters(num_rows):
+def clusters(num_rows, spread=0.02):
     """Thirty rows around each of some centres."""
-    return np.repeat(unit_rows(num_rows // 30 + 1), 30, axis=0)[:num_rows] + 0.02 * unit_rows(num_rows, seed=1)
+    return np.repeat(unit_rows(num_rows // 30 + 1), 30, axis=0)[:num_rows] + spread * unit_rows(num_rows, seed=1)
 
 
 def serialized(index):
@@ -116,7 +116,7 @@ class TestGrow:
     def test_old_and_new_rows_are_found_under_their_numbers(self, database, queries, kind):
         index = DescriptorIndex.build(database[:700], kind, "a model")
         index.remove(np.array([100]))
-        index.grow(database)
+        index.grow(database[700:], lambda: database)
         rows = index.search(queries, 5)[1]
         assert (rows == np.arange(0, 1000, 50)[:, None]).any(axis=1).mean() >= 0.9
         assert not (rows == 100).any()
@@ -124,35 +124,38 @@ class TestGrow:
 
     def test_a_flat_index_is_that_of_one_build(self, database):
         index = DescriptorIndex.build(database[:700])
-        index.grow(database)
+        index.grow(database[700:], lambda: pytest.fail("an exact index has no use for all rows"))
         assert np.array_equal(serialized(index), serialized(DescriptorIndex.build(database)))
 
-    def test_cells_are_placed_anew_once_the_rows_have_doubled(self):
-        rows = unit_rows(8200, 8)
+    def test_cells_are_placed_anew_once_the_rows_have_grown_by_a_quarter(self):
+        rows = unit_rows(5100, 8)
         index = DescriptorIndex.build(rows[:4000], "ivf-sq")
-        index.grow(rows[:7900])
+        index.remove(np.array([7]))
+        index.grow(rows[4000:4900], lambda: rows[:4900])
         assert index._index.nlist == 102  # 4000 / 39
-        index.grow(rows)
-        assert index._index.nlist == 210
+        index.grow(rows[4900:], lambda: rows)
+        assert index._index.nlist == 130
+        assert np.flatnonzero(~index.is_live).tolist() == [7]
+        assert index.search(rows[:1], 6000)[1].shape == (1, 5099)
         assert np.array_equal(serialized(index), serialized(DescriptorIndex.build(rows, "ivf-sq")))
 
     @pytest.mark.parametrize("kind", ["hnsw", "ivf-sq"])
-    def test_true_neighbours_among_other_rows_are_found_because_the_reach_is_measured_anew(self, kind):
-        there = clusters(3000)
-        rows = np.concatenate([there, unit_rows(1500, seed=3)])
-        queries = rows[::30] + 0.02 * unit_rows(150, seed=4)
+    def test_more_of_what_lies_elsewhere_is_found_because_the_reach_is_measured_anew(self, kind):
+        there = clusters(3000, spread=0.3)
+        rows = np.concatenate([there, unit_rows(700, seed=3)])
+        queries = unit_rows(150, seed=4)
         exact = brute_force(queries, rows, 10)
         shares = []
-        for grow in (lambda index: index.grow(rows), lambda index: index.add(rows[3000:])):
+        for grow in (lambda index: index.grow(rows[3000:], lambda: rows), lambda index: index.add(rows[3000:])):
             index = DescriptorIndex.build(there, kind)
             grow(index)
             found = index.search(queries, 10)[1]
             shares.append(np.mean([len(np.intersect1d(*pair)) / 10 for pair in zip(found, exact, strict=True)]))
-        assert shares[0] > 0.97 > shares[1]
+        assert shares[0] > max(0.85, shares[1] + 0.15)
 
     def test_another_length_is_refused(self, index, database):
         with pytest.raises(ValueError, match="must have 32 channels as those of the index, got 30"):
-            index.grow(np.concatenate([database, database])[:1200, :30])
+            index.grow(database[:3, :30], lambda: database)
         assert len(index) == 1000
 
 
