@@ -3,7 +3,7 @@
 import pyarrow as pa
 from datasets import Dataset, Features, Value
 
-from selavpr_peft.data.schema import radius_unit
+from selavpr_peft.data.schema import has_positions, radius_unit
 from selavpr_peft.errors import DatasetFormatError
 
 EMPTY = Value("null")
@@ -15,15 +15,17 @@ def append_places(places: Dataset, more: Dataset) -> pa.Table:
 
     Args:
         places: Table of places.
-        more: Places behind them, with positions of the same kind. A column that only one of the tables has is empty
-            (None) for the places of the other; one that both have gets the type it has in the first.
+        more: Places behind them, with positions of the same kind, or none as they. A column that only one of the
+            tables has is empty (None) for the places of the other; one that both have gets its type in the first.
 
     Raises:
         DatasetFormatError: If positions are of another kind, or a column cannot be brought to its type.
     """
-    if radius_unit(more) != radius_unit(places):
+    kinds = [radius_unit(table) if has_positions(table) else "none" for table in (places, more)]
+    if kinds[1] != kinds[0]:
         raise DatasetFormatError(
-            f"Positions must be in {radius_unit(places)} as those of the places there are, got {radius_unit(more)}."
+            f"Positions must be of the kind that the places there have, {kinds[0]}, got {kinds[1]}; add places of that"
+            " kind, or build another database."
         )
     features = Features(places.features)
     for name, feature in more.features.items():

@@ -72,7 +72,14 @@ class TestAppendPlaces:
         ):
             append_places(table("a", level=[1]).cast_column("level", there), found)
 
-    def test_positions_of_another_kind_are_refused(self):
-        metres = table("b", frame=None, easting_m=[1.0], northing_m=[2.0])
-        with pytest.raises(DatasetFormatError, match="must be in frames as those of the places there are, got m"):
-            append_places(table("a"), metres)
+    @pytest.mark.parametrize(("kind", "metres"), [("m", {"easting_m": [1.0], "northing_m": [2.0]}), ("none", {})])
+    def test_positions_of_another_kind_are_refused(self, kind, metres):
+        others = table("b", frame=None, **metres)
+        with pytest.raises(DatasetFormatError, match=f"must be of the kind .* have, frames, got {kind};"):
+            append_places(table("a"), others)
+        with pytest.raises(DatasetFormatError, match=f"must be of the kind .* have, {kind}, got frames;"):
+            append_places(others, table("a"))
+
+    def test_photographs_without_positions_stand_behind_one_another(self):
+        tables = [table(key, frame=None) for key in "ab"]
+        assert append_places(*tables).to_pydict() == {"key": ["a", "b"]}

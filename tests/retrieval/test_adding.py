@@ -167,7 +167,7 @@ class TestColumns:
     ):
         metres = new.remove_columns("frame").add_column("easting_m", [0.0] * 4).add_column("northing_m", [0.0] * 4)
         before = content(database.folder)
-        with pytest.raises(DatasetFormatError, match="must be in frames as those of the places there are, got m"):
+        with pytest.raises(DatasetFormatError, match="must be of the kind that the places there have, frames, got m"):
             database.add(model, metres)
         assert (described_keys, content(database.folder)) == ([], before)
 
@@ -253,6 +253,19 @@ class TestInterruption:
         database.add(model, new)
         assert described_keys == ["place 9"]
 
+    @pytest.mark.parametrize(("damaged", "frames"), [((3, 4, 5), [0, 1, 2, 6, 7, 8, 9]), (range(3, 9), [0, 1, 2, 9])])
+    def test_steps_without_a_readable_image_are_counted_right(
+        self, model, old, new, photographs, tmp_path, damaged, frames
+    ):
+        for number in damaged:
+            damage(photographs, number)
+        database = PlaceDatabase.build(model, old, tmp_path / "db")
+        interrupt_at("place 9", database, model, new)
+        database.add(model, new)
+        assert database.places["frame"][:] == frames
+        assert PlaceRecognizer(model, database).recognize(photographs / "9.png")[0].row == len(frames) - 1
+        assert not list(database.damaged_places())
+
     def test_a_full_disk_leaves_the_old_database_and_room_lets_it_go_on(self, model, new, database, monkeypatch):
         def full(*arguments, **options):
             raise OSError(28, "No space left on device")
@@ -306,6 +319,15 @@ class TestReaders:
         best = recognizer.recognize(photographs / "7.png")[0]
         assert (best.key, best.row, len(elsewhere)) == ("place 7", 7, 10)
         assert best.num_matches > 200  # with its own local features
+
+    def test_an_open_database_removes_and_adds_to_what_it_has_become(self, model, places, new, database):
+        elsewhere = PlaceDatabase.open(database.folder)
+        database.add(model, new.select([0, 1]))
+        elsewhere.remove(["place 7"])
+        database.add(model, new.select([2]))
+        elsewhere.add(model, new.select([3]))
+        assert PlaceDatabase.open(database.folder).places["key"][:] == places["key"][:]
+        assert (len(elsewhere), len(database)) == (9, 8)
 
     def test_one_that_is_being_opened_meanwhile_is_whole(self, model, new, database, monkeypatch):
         read = place_database._read_places
