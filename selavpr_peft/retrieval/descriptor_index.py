@@ -27,8 +27,12 @@ OVER_QUERIES, WITHIN_A_QUERY = 0, 1
 """faiss's numbers for what threads divide among them."""
 
 HNSW_LINKS = 32
-SAMPLES_PER_CELL = 64
-"""Rows that place a cell or a code; faiss would take 256, and four times as long."""
+ROWS_PER_CELL = 32
+"""Rows that place a cell; faiss would take up to 256, and eight times as long. There are no more cells than so many
+rows can place, and with 3 sqrt(N) of them building takes time about in proportion to N."""
+
+ROWS_PER_CODE = 64
+"""Rows that place one of the 256 values of a code."""
 
 GROWTH = 1.25
 """Cells and codes are learned anew when the rows have become this many times those they were learned for."""
@@ -118,9 +122,11 @@ class DescriptorIndex:
         index = faiss.index_factory(num_channels, names[kind], faiss.METRIC_INNER_PRODUCT)
         descriptors = _checked(descriptors, num_channels)
         if isinstance(index, faiss.IndexIVF):
-            index.cp.max_points_per_centroid = SAMPLES_PER_CELL
+            index.cp.min_points_per_centroid = index.cp.max_points_per_centroid = ROWS_PER_CELL
         if isinstance(index, faiss.IndexIVFPQ):
-            index.pq.cp.max_points_per_centroid, index.pq.cp.niter = SAMPLES_PER_CELL, index.cp.niter
+            codes: Any = index  # its stubs do not know everything
+            codes.do_polysemous_training = False  # takes minutes, for a way of searching that is not used
+            codes.pq.cp.max_points_per_centroid, codes.pq.cp.niter = ROWS_PER_CODE, index.cp.niter
         if not index.is_trained:
             index.train(descriptors)
         index.add(descriptors)
@@ -293,7 +299,7 @@ def _checked(descriptors: Float[np.ndarray, "N D"], num_channels: int) -> Float[
 
 
 def _num_cells(num_rows: int) -> int:
-    return int(max(1, min(4 * num_rows**0.5, num_rows / 39)))  # faiss wants 39 rows or more to place a cell
+    return int(max(1, min(3 * num_rows**0.5, num_rows / ROWS_PER_CELL)))
 
 
 def _num_codes(num_channels: int) -> int:

@@ -132,9 +132,9 @@ class TestGrow:
         index = DescriptorIndex.build(rows[:4000], "ivf-sq")
         index.remove(np.array([7]))
         index.grow(rows[4000:4900], lambda: rows[:4900])
-        assert index._index.nlist == 102  # 4000 / 39
+        assert index._index.nlist == 125  # 4000 / 32
         index.grow(rows[4900:], lambda: rows)
-        assert index._index.nlist == 130
+        assert index._index.nlist == 159
         assert np.flatnonzero(~index.is_live).tolist() == [7]
         assert index.search(rows[:1], 6000)[1].shape == (1, 5099)
         assert np.array_equal(serialized(index), serialized(DescriptorIndex.build(rows, "ivf-sq")))
