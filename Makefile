@@ -34,7 +34,8 @@ test-fast: .venv/.ready
 	$(BIN)/pytest $(PARALLEL) $(RUNTIME_TYPE_CHECKS) -m "not slow and not real" $(PYTEST_ARGS)
 
 test-oldest: .venv-oldest/.ready
-	$(OLDEST)/pytest $(PARALLEL) $(PYTEST_ARGS) tests/tuner tests/modeling tests/hub tests/data tests/evaluation tests/retrieval tests/cli tests/training tests/test_losses.py
+	$(OLDEST)/pytest $(PARALLEL) $(PYTEST_ARGS) tests/tuner tests/modeling tests/matching tests/hub tests/data tests/evaluation tests/retrieval \
+		tests/visualization tests/training tests/serving tests/cli tests/test_losses.py
 
 lint: .venv/.ready
 	$(BIN)/ruff format --check .
