@@ -93,7 +93,8 @@ def test_every_python_block_is_run_or_says_why_not():
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=_name)
 def test_every_link_within_the_repository_leads_to_a_file_and_a_heading(document):
-    targets = re.findall(r"\]\(([^)\s]+)\)", _without_code(document.read_text()))
+    text = _without_code(document.read_text())
+    targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'<img src="([^"]+)"', text)
     for target in (target for target in targets if "://" not in target):
         path, _, anchor = target.partition("#")
         linked = document.parent / path if path else document
