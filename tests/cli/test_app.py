@@ -8,10 +8,12 @@ import sys
 import pytest
 
 import selavpr_peft
+from selavpr_peft.cli import visualize
 from selavpr_peft.cli.app import app, main
 from tests.conftest import REPOSITORY
 
 COMMANDS = [command.name for command in (*app.registered_commands, *app.registered_groups)]
+ACTIONS = [("visualize", action.name) for action in visualize.app.registered_commands]
 HEAVY = ("torch", "transformers", "peft", "datasets", "faiss", "matplotlib", "PIL", "numpy", "scipy", "pyarrow")
 RUN_AND_NAME_HEAVY_MODULES = f"""
 import sys
@@ -36,7 +38,15 @@ def selavpr_process(*arguments, **options):
 
 
 class TestHelp:
-    @pytest.mark.parametrize("arguments", [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)])
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["--help"],
+            ["--version"],
+            *([name, "--help"] for name in COMMANDS),
+            *([*pair, "--help"] for pair in ACTIONS),
+        ],
+    )
     def test_nothing_heavy_is_imported(self, arguments):
         run = run_process("-c", RUN_AND_NAME_HEAVY_MODULES, *arguments)
         assert run.stdout.splitlines()[-1] == "0 []", run.stdout + run.stderr
