@@ -1,7 +1,6 @@
 """Ask the Hub: again after failures that pass, and with errors that say what to do and nothing secret."""
 
 import logging
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import TypeVar
 from huggingface_hub import errors
 
 from selavpr_peft.errors import HubError
+from selavpr_peft.redaction import without_secrets
 
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
@@ -23,7 +23,6 @@ LOG_IN = "Log in with `hf auth login`, or set HF_TOKEN"
 _CONNECTION_ERRORS = ("TransportError", "ConnectionError", "Timeout", "ChunkedEncodingError")
 """What httpx and requests call their errors; huggingface_hub uses the one or the other."""
 _TALKATIVE = ("huggingface_hub", "httpx", "httpx2", "httpcore", "httpcore2", "urllib3")
-_TOKEN = re.compile(r"hf_[\w-]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +52,7 @@ class HubAccess:
         """
         for attempt in count(1):
             try:
-                with _quiet_hub():
+                with quiet_hub():
                     return request()
             except Exception as error:
                 message, wait_s = self._explain(error), self._wait_s(error, attempt)
@@ -101,7 +100,7 @@ class HubAccess:
             return f"The token may not do this with the {name}; use one with write access to it. {LOG_IN}."
         if status is None:
             return None
-        said = _TOKEN.sub("hf_...", str(getattr(error, "server_message", None) or "no reason"))[:300]
+        said = without_secrets(str(getattr(error, "server_message", None) or "no reason"))[:300]
         return f"The Hub refuses this for {self.repo_id} ({status}): {said}"
 
 
@@ -134,7 +133,7 @@ def _is_passing(error: BaseException | None) -> bool:
 
 
 @contextmanager
-def _quiet_hub() -> Iterator[None]:
+def quiet_hub() -> Iterator[None]:
     """Keep back what the clients log: it shows the addresses of requests, which may be signed."""
     loggers = [logging.getLogger(name) for name in _TALKATIVE]
     before = [client.level for client in loggers]

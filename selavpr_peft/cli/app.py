@@ -8,6 +8,7 @@ import typer
 import selavpr_peft
 from selavpr_peft.cli import bench, convert, demo, evaluate, index, push, query, serve, train, visualize
 from selavpr_peft.cli.printing import help_of
+from selavpr_peft.redaction import without_secrets
 
 app = typer.Typer(
     name="selavpr",
@@ -57,7 +58,7 @@ def main() -> None:
     except (ValueError, OSError, ImportError) as error:
         if _settings["debug"]:
             raise
-        typer.echo(f"Error: {' '.join(str(error).split())}", err=True)
+        typer.echo(f"Error: {without_secrets(' '.join(str(error).split()))}", err=True)
         sys.exit(2)
 
 

@@ -15,7 +15,9 @@ from selavpr_peft.hub.adapter_folder import CONFIG_NAME, PREPROCESSOR_NAME, fetc
 from selavpr_peft.hub.backbone_identity import check_backbone
 from selavpr_peft.hub.preprocessor_file import read_preprocessor
 from selavpr_peft.hub.versions import dtype_argument
+from selavpr_peft.hub_access import quiet_hub
 from selavpr_peft.modeling.preprocessing import Preprocessing
+from selavpr_peft.redaction import without_secrets
 from selavpr_peft.tuner.backbones import backbone_shape
 from selavpr_peft.tuner.config import SelaConfig
 
@@ -153,17 +155,19 @@ def load_backbone(name: str | Path, *, dtype: torch.dtype = torch.float32) -> nn
         OSError: If there is no such model (a ValueError of huggingface_hub where the name cannot be one).
     """
     try:
-        config = AutoConfig.from_pretrained(str(name))
-        backbone, report = AutoModel.from_pretrained(
-            str(name), config=config, output_loading_info=True, **dtype_argument(dtype)
-        )
+        with quiet_hub():
+            config = AutoConfig.from_pretrained(str(name))
+            backbone, report = AutoModel.from_pretrained(
+                str(name), config=config, output_loading_info=True, **dtype_argument(dtype)
+            )
     except (SafetensorError, RuntimeError) as error:
         raise CheckpointError(
             f"The weights of the backbone {name} cannot be read ({error}); the file is damaged or incomplete: fetch"
             " or save it again."
         ) from error
     except OSError as error:
-        raise OSError(f"The backbone {name} cannot be loaded: {error}") from error  # transformers may leave it unnamed
+        # transformers may leave it unnamed, and its message may repeat what a server answered
+        raise OSError(without_secrets(f"The backbone {name} cannot be loaded: {error}")) from None
     backbone_shape(backbone)
     _check_complete(name, set(report["missing_keys"]))
     return backbone.eval()

@@ -12,7 +12,7 @@ OFFICIAL_EVAL_RADIUS_M = 25.0
 OFFICIAL_EPOCHS = 50
 
 
-@dataclass
+@dataclass(repr=False)  # TrainingArguments' own leaves tokens out
 class SelaTrainingArguments(TrainingArguments):
     """Settings of `SelaTrainer`: transformers' TrainingArguments and what mining, losses and evaluation need.
 

@@ -361,7 +361,11 @@ class SelaTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Save with a model card and its facts, and without Trainer's pickled arguments."""
-        super()._save(output_dir, state_dict)
+        token, self.args.hub_token = self.args.hub_token, None  # Trainer pickles it with them, if only for a moment
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            self.args.hub_token = token
         if not self.args.should_save:  # another process writes
             return
         folder = Path(output_dir or self.args.output_dir)

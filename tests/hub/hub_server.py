@@ -65,7 +65,7 @@ class Hub(ThreadingHTTPServer):
         requests: Method and path of everything that was asked.
         tokens: What came as authorisation.
         failures: What the next requests whose method and path match a pattern are answered with: a status, DROP,
-            HALF, or a status and headers.
+            HALF, or a status and headers. Like a careless server's, the answer repeats the authorisation.
     """
 
     daemon_threads = True
@@ -133,7 +133,8 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         if isinstance(failure, tuple | int):
             status, headers = failure if isinstance(failure, tuple) else (failure, {})
-            return self.send(status, {"error": "injected"}, headers)
+            asked_with = f"Authorization: {self.headers.get('Authorization')}"
+            return self.send(status, {"error": f"injected; you sent {asked_with}"}, headers)
         self.is_cut = failure == HALF
         for verb, needed, pattern, handle in ROUTES:
             match = re.fullmatch(pattern, path)

@@ -1,8 +1,11 @@
 """What a trainer saves can be published: its card is made of its own evaluations, and it is pushed when asked for."""
 
+import io
 import json
+import logging
 
 import pytest
+import torch
 from huggingface_hub import ModelCard
 
 import selavpr_peft
@@ -107,6 +110,38 @@ class TestPush:
         assert server.repositories[REPO].is_private
         assert not server.repositories[REPO].files
         assert "adapter_config.json" in server.repositories[REPO].at("next")
+
+    def test_a_token_among_the_settings_is_used_and_never_written(
+        self, make_trainer, server, tmp_path, caplog, capfd, monkeypatch
+    ):
+        secret = "hf_amongthesettings"
+        server.accounts = {secret: "write"}
+        save, saved = torch.save, []
+
+        def noting_save(content, file, *args, **kwargs):
+            saved.append(io.BytesIO())
+            save(content, saved[-1])
+            return save(content, file, *args, **kwargs)
+
+        monkeypatch.setattr(torch, "save", noting_save)
+        caplog.set_level(logging.DEBUG)
+        trainer = make_trainer(**PUSHING | {"hub_strategy": "every_save", "hub_token": secret})
+        trainer.train()
+        trainer.save_model()
+        assert f"Bearer {secret}" in server.tokens
+        assert trainer.args.hub_token == secret
+        shown = [
+            caplog.text,
+            *capfd.readouterr(),
+            str(trainer.args),
+            repr(trainer.args),
+            trainer.args.to_json_string(),
+        ]
+        files = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+        files += [*server.repositories[REPO].files.values(), *(buffer.getvalue() for buffer in saved)]
+        assert saved
+        assert not [text for text in shown if secret in text]
+        assert not [content for content in files if secret.encode() in content]
 
     def test_a_token_that_is_refused_is_said_before_training(self, make_trainer, server):
         server.accounts = {}
