@@ -98,8 +98,9 @@ class HubAccess:
             return f"The Hub does not accept the token for {self.repo_id}, or there is none. {LOG_IN}."
         if status == 403:
             return f"The token may not do this with the {name}; use one with write access to it. {LOG_IN}."
-        if status is None:
-            return None
+        if status is None:  # not sent, for example because the token is no header
+            shown = without_secrets(str(error))
+            return None if shown == str(error) else f"The {name} cannot be asked: {shown}"
         said = without_secrets(str(getattr(error, "server_message", None) or "no reason"))[:300]
         return f"The Hub refuses this for {self.repo_id} ({status}): {said}"
 

@@ -67,10 +67,9 @@ class TestRefusals:
         assert TOKEN not in "".join(traceback.format_exception(error.value))
         assert TOKEN not in caplog.text + "".join(capfd.readouterr())
 
-    @pytest.mark.parametrize("token", [f"{TOKEN}\n", f"{TOKEN} ", f"{TOKEN}é"])
-    def test_a_token_that_is_no_header_is_not_shown_either(self, server, folders, token):
-        with pytest.raises((HubError, ValueError)) as error:
-            push_adapter(folders / "city", "me/city", token=token)
+    def test_a_token_that_is_no_header_is_not_shown_either(self, server, folders):
+        with pytest.raises(HubError) as error:
+            push_adapter(folders / "city", "me/city", token=f"{TOKEN}\n")
         assert TOKEN not in "".join(traceback.format_exception(error.value))
 
 
