@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from selavpr_peft.data.schema import DEGREES, FRAME, IMAGE, KEY, METRES
-from selavpr_peft.errors import UnreadableImageError
+from selavpr_peft.errors import PlaceDatabaseError, UnreadableImageError
 from selavpr_peft.matching import count_mutual_matches, num_in_doubt, quantize_local_features, rerank
 from selavpr_peft.modeling.preprocessing import as_rgb, read_image
 from selavpr_peft.retrieval.encoding import check_descriptions, describe
@@ -78,6 +78,7 @@ class PlaceRecognizer:
         database.check_model(model)
         self.model = model
         self.database = database
+        self._adapter = model.active_adapter
 
     def recognize(
         self,
@@ -108,11 +109,13 @@ class PlaceRecognizer:
             ones are in the order of retrieval.
 
         Raises:
+            PlaceDatabaseError: If another adapter of the model has become the active one meanwhile.
             UnreadableImageError: If a photograph cannot be read; the message names it.
             TypeError: If it is neither a path nor a Pillow image.
             ValueError: If a number is out of range, the model gives no usable description, or the database cannot tell
                 what is near.
         """
+        self._check_adapter()
         if top_k < 1 or rerank_num < 0:
             raise ValueError(f"top_k must be at least 1 and rerank_num at least 0, got {top_k} and {rerank_num}.")
         if rerank_window is not None and not rerank_window >= 0:
@@ -133,15 +136,25 @@ class PlaceRecognizer:
             place: One of the places it was recognised as.
 
         Raises:
+            PlaceDatabaseError: If another adapter of the model has become the active one meanwhile.
             UnreadableImageError: If the database image is not where it was.
             ValueError: If the model has no local head.
         """
+        self._check_adapter()
         if place.image is None:
             raise UnreadableImageError(f"The database does not know where the image of {place.key} is.")
         points = match_pictures(self.model, self.database.preprocessing, _read(image), _read(place.image))
         if points is None:
             raise ValueError("The model has no local head, so there is nothing to match.")
         return points
+
+    def _check_adapter(self) -> None:
+        active = self.model.active_adapter
+        if active != self._adapter:
+            raise PlaceDatabaseError(
+                f"The database was made with the adapter {self._adapter!r}, but {active!r} is active now; call"
+                f" model.set_adapter({self._adapter!r})."
+            )
 
     def _recognize_batch(self, images: Sequence[Picture], ask: _Question) -> list[list[RecognizedPlace]]:
         prepare = self.database.preprocessing

@@ -3,9 +3,9 @@
 import pytest
 
 from selavpr_peft.hub import save_adapter
+from tests.hub.hub_client import TOKEN, use_the_hub
 from tests.hub.hub_server import hub
 from tests.hub.published import adapted
-from tests.hub.test_hub_round_trip import TOKEN, use_the_hub
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from selavpr_peft.hub import add_adapter, load_backbone, push_adapter, save_adap
 from selavpr_peft.modeling.toy_backbone import toy_backbone
 from selavpr_peft.redaction import without_secrets
 from selavpr_peft.retrieval import PlaceDatabase
+from tests.hub.hub_client import TOKEN, use_the_hub
 from tests.hub.hub_server import hub
 from tests.hub.published import adapted
-from tests.hub.test_hub_round_trip import TOKEN, use_the_hub
 
 REFUSALS = [
     (status, {"X-Error-Message": f"You sent Authorization: Bearer {TOKEN}"}) for status in (400, 401, 403, 500)

@@ -126,6 +126,18 @@ class TestRefusals:
         with pytest.raises(PlaceDatabaseError, match="was built with another adapter"):
             PlaceRecognizer(make_model(seed=1), database)
 
+    def test_an_adapter_that_became_active_meanwhile_is_refused(self, database, darkened):
+        model = make_model()
+        recognizer = PlaceRecognizer(model, database)
+        (place,) = recognizer.recognize(darkened, top_k=1)
+        model.add_adapter("other city", model.peft_config["default"])
+        model.set_adapter("other city")
+        for ask in (recognizer.recognize, lambda image: recognizer.match(image, place)):
+            with pytest.raises(PlaceDatabaseError, match=r"'default', but 'other city' is active .*set_adapter\('def"):
+                ask(darkened)
+        model.set_adapter("default")
+        assert recognizer.recognize(darkened, top_k=1) == [place]
+
     def test_what_is_no_picture_is_named(self, recognizer, tmp_path):
         (tmp_path / "notes.txt").write_text("no picture")
         with pytest.raises(UnreadableImageError, match=r"notes\.txt"):
