@@ -104,14 +104,24 @@ def quantised_recall(report: Report) -> str:
     """What smaller forms change on real photographs."""
     rows = [
         [
-            name,
-            f"{row['bytes_per_image'] / 1e6:.2f} MB",
-            *(str(row["changed"][state]) for state in ("one pass", "two passes")),
+            form,
+            f"{row['bytes_per_image'] / 1e6:.3f} MB",
+            f"{row['bytes_per_image'] / report['bytes_per_image']:.3f}",
+            *(
+                cell
+                for way in ("one pass", "two passes")
+                for cell in (_won_and_lost(row[way]), _percent(row[way]["recall_at_1"]))
+            ),
         ]
-        for name, row in report["forms"].items()
+        for form, row in report["forms"].items()
     ]
-    header = ["form", "per image", "queries changed in one pass", "in two passes"]
-    return _table(header, rows) + f"\nOf {report['num_queries']} queries. {_where(report)}\n"
+    header = ["form", "per image", "of float32", "one pass: won and lost", "R@1", "two passes: won and lost", "R@1"]
+    lead = f"\nOf {report['num_queries']} queries; R@1 in % is {_percent(report['recall_at_1'])} in float32."
+    return _table(header, rows) + f"{lead} {_where(report)}\n"
+
+
+def _won_and_lost(row: Report) -> str:
+    return f"+{row['won']} -{row['lost']}"
 
 
 def compact_features(report: Report) -> str:
@@ -176,7 +186,7 @@ def adaptive_reranking(report: Report) -> str:
             f"{row['mean_compared']:.1f}",
             f"{100 * row['skipped']:.0f} %",
             _percent(row["recall_at_1"]),
-            f"+{row['won']} -{row['lost']}",
+            _won_and_lost(row),
         ]
         for row in report["windows"]
     ]
