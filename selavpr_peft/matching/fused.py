@@ -214,11 +214,8 @@ def _works_on(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def _check_results(device: torch.device, dtype: torch.dtype) -> None:
-    """Raise unless whole numbers, whose products are exact and often equal, are matched as by tiles."""
-    generator = torch.Generator().manual_seed(0)
-    query, candidate = (
-        torch.randint(-2, 3, (size, TRIAL_CHANNELS), generator=generator).to(device, dtype) for size in TRIAL_SIZES
-    )
+    """Raise unless the trial is matched as by tiles."""
+    query, candidate = _trial_maps(device, dtype)
     found = nearest_both_ways(query[None], candidate[None, None])
     expected = TiledSearch(query.float()).nearest_both_ways(candidate.float())
     num_wrong = sum(int((one[0, 0] != other).sum()) for one, other in zip(found, expected, strict=True))
@@ -227,6 +224,13 @@ def _check_results(device: torch.device, dtype: torch.dtype) -> None:
             f"{num_wrong} of {sum(TRIAL_SIZES)} locations got a wrong neighbour in {dtype}; please report it with the"
             " names of the GPU and of the Triton release."
         )
+
+
+def _trial_maps(device: torch.device, dtype: torch.dtype) -> tuple[Float[Tensor, "N C"], Float[Tensor, "M C"]]:
+    """Make features of whole numbers, whose products are exact in any order of summation, and often equal."""
+    generator = torch.Generator().manual_seed(0)
+    maps = [torch.randint(-2, 3, (size, TRIAL_CHANNELS), generator=generator) for size in TRIAL_SIZES]
+    return maps[0].to(device, dtype), maps[1].to(device, dtype)
 
 
 @functools.cache

@@ -212,13 +212,13 @@ class TestWorksOn:
         assert "1 of 590 locations got a wrong neighbour in torch.bfloat16; please report it" in caplog.text
 
     @needs_interpreter
-    def test_the_kernel_passes_the_trial(self, interpret, monkeypatch):
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_the_kernel_finds_in_a_small_trial_what_it_should(self, interpret, monkeypatch, dtype):
         monkeypatch.setattr(fused, "TRIAL_SIZES", (21, 19))
         monkeypatch.setattr(fused, "TRIAL_CHANNELS", 3)
-        monkeypatch.setattr(
-            fused, "nearest_both_ways", lambda *maps: tuple(torch.tensor(found) for found in interpret(*maps))
-        )
-        fused._check_results(torch.device("cpu"), torch.float32)
+        query, candidate = fused._trial_maps(torch.device("cpu"), dtype)
+        maps = query[None], candidate[None, None]
+        assert interpret(*maps) == by_tiles(*maps)
 
     @pytest.mark.parametrize("error", [ImportError("No module named 'triton'"), RuntimeError("no C compiler")])
     def test_a_failed_trial_is_told_once_and_nothing_is_raised(self, works, monkeypatch, caplog, error):
