@@ -3,6 +3,7 @@
 import huggingface_hub
 from huggingface_hub import file_download, repocard
 from huggingface_hub.utils import _http
+from transformers.utils import hub as transformers_hub
 
 TOKEN = "hf_atokenthatnobodymaysee"
 """The token that this process is logged in with."""
@@ -18,6 +19,7 @@ def use_the_hub(monkeypatch, url, folder, *, is_offline=False):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", is_offline)
+    monkeypatch.setattr(transformers_hub, "_is_offline_mode", is_offline, raising=False)  # a copy in transformers 4
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     forget = getattr(_http, "close_session", None) or _http.reset_sessions
     forget()  # huggingface_hub 0.36 decides when a session is opened whether it is offline
