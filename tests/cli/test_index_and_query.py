@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from selavpr_peft.retrieval import PlaceDatabase
+from tests.hub.hub_client import use_the_hub
 
 
 class TestIndex:
@@ -199,9 +200,9 @@ class TestQuery:
         ],
     )
     def test_what_is_neither_folder_nor_on_the_hub_is_one_line(
-        self, selavpr, walk, models, name, message, monkeypatch
+        self, selavpr, walk, models, tmp_path, name, message, monkeypatch
     ):
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        use_the_hub(monkeypatch, "http://127.0.0.1:9", tmp_path / "cache", is_offline=True)
         run = selavpr("query", name, walk / "day" / "2.png", "--backbone", models / "backbone")
         assert (run.code, run.out) == (2, "")
         assert re.match(f"Error: {message}", run.err)
