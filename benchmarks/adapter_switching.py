@@ -87,7 +87,7 @@ for name, value in medians_ms.items():
     print(f"{name:<34} {value:>9.2f} ms")
 report = {
     "environment": environment(),
-    "backbone": args.backbone or "random ViT-S",
+    "backbone": Path(args.backbone).name if args.backbone else "random ViT-S",
     "num_adapters": args.num_adapters,
     "adapter_bytes": adapter_bytes,
     "medians_ms": medians_ms,
