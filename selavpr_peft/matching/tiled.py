@@ -41,7 +41,9 @@ class TiledSearch:
     def __init__(self, query: Num[Tensor, "N C"]) -> None:
         """Prepare the query's features."""
         self._num_locations = len(query)
-        self._similarities = _product(_filled_up(query, GROUP_COLUMNS))
+        query = _filled_up(query, GROUP_COLUMNS)
+        self._num_columns = len(query)
+        self._similarities = _product(query)
 
     def nearest_both_ways(self, candidate: Num[Tensor, "M C"]) -> tuple[Int[Tensor, " N"], Int[Tensor, " M"]]:
         """Find the most similar candidate location of each query location, and the other way round.
@@ -56,18 +58,17 @@ class TiledSearch:
         Raises:
             FloatingPointError: If a similarity that counts is NaN or infinite.
         """
-        columns = _round_up(self._num_locations, GROUP_COLUMNS)
+        columns, tile_rows = self._num_columns, _tile_rows(candidate, self._num_columns)
         forward = torch.zeros(columns, dtype=torch.long, device=candidate.device)
         best_of_columns = torch.full((columns,), -torch.inf, device=candidate.device)  # float32: exact also for int8
         backward, best_of_rows = [], []
-        start = 0
-        for part in candidate.split(_tile_rows(candidate, columns)):
+        for start in range(0, len(candidate), tile_rows):
+            part = candidate[start : start + tile_rows]
             tile = self._similarities(_filled_up(part, GROUP_ROWS))
             _improve_columns(tile, start, forward, best_of_columns)
             locations, best = _best_of_rows(tile[: len(part)])
             backward.append(locations)
             best_of_rows.append(best)
-            start += len(part)
             del tile  # so that its memory serves the next one
         _check_numbers(best_of_columns, *best_of_rows)
         return forward[: self._num_locations], torch.cat(backward)
@@ -115,7 +116,3 @@ def _check_numbers(*maxima: Tensor) -> None:
 
 def _tile_rows(candidate: Tensor, columns: int) -> int:
     return TILE_ROWS if candidate.device.type == "cpu" else max(1, TILE_BYTES_ON_ACCELERATOR // (4 * columns))
-
-
-def _round_up(number: int, step: int) -> int:
-    return -(-number // step) * step
