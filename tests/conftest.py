@@ -7,6 +7,9 @@ import pytest
 import torch
 from transformers import Dinov2Config, Dinov2Model
 
+from tests.hub.hub_client import use_the_hub
+from tests.hub.hub_server import hub
+
 REPOSITORY = Path(__file__).parent.parent
 
 
@@ -14,6 +17,15 @@ REPOSITORY = Path(__file__).parent.parent
 def _one_thread():
     """Models this small only wait for one another's threads; `make test` has a process for every core instead."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    """A server that this process takes for the Hub, asked with hub_client.TOKEN, and again without waiting."""
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with hub() as running:
+        use_the_hub(monkeypatch, running.url, tmp_path / "cache")
+        yield running
 
 
 @pytest.fixture

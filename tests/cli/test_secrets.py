@@ -3,17 +3,8 @@
 import pytest
 
 from selavpr_peft.hub import save_adapter
-from tests.hub.hub_client import TOKEN, use_the_hub
-from tests.hub.hub_server import hub
+from tests.hub.hub_client import TOKEN
 from tests.hub.published import adapted
-
-
-@pytest.fixture
-def server(monkeypatch, tmp_path):
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-    with hub() as running:
-        use_the_hub(monkeypatch, running.url, tmp_path / "cache")
-        yield running
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 500])

@@ -12,23 +12,12 @@ from selavpr_peft.hub import add_adapter, load_backbone, push_adapter, save_adap
 from selavpr_peft.modeling.toy_backbone import toy_backbone
 from selavpr_peft.redaction import without_secrets
 from selavpr_peft.retrieval import PlaceDatabase
-from tests.hub.hub_client import TOKEN, use_the_hub
-from tests.hub.hub_server import hub
+from tests.hub.hub_client import TOKEN
 from tests.hub.published import adapted
 
 REFUSALS = [
     (status, {"X-Error-Message": f"You sent Authorization: Bearer {TOKEN}"}) for status in (400, 401, 403, 500)
 ]
-
-
-@pytest.fixture
-def server(monkeypatch, tmp_path):
-    """A Hub that is asked with TOKEN."""
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-    monkeypatch.setattr("transformers.utils.hub.is_offline_mode", lambda: False)
-    with hub() as running:
-        use_the_hub(monkeypatch, running.url, tmp_path / "cache")
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -13,20 +13,11 @@ from selavpr_peft.errors import HubError
 from selavpr_peft.hub.adapter_facts import AdapterFacts
 from selavpr_peft.hub.saving import read_facts
 from selavpr_peft.retrieval.fingerprint import adapter_fingerprint
-from tests.hub.hub_client import TOKEN, use_the_hub
-from tests.hub.hub_server import hub
+from tests.hub.hub_client import TOKEN
 from tests.training.tiny import tiny_backbone, tiny_model
 
 REPO = "me/city"
 PUSHING = {"push_to_hub": True, "hub_model_id": REPO, "num_train_epochs": 2.0, "save_strategy": "epoch"}
-
-
-@pytest.fixture
-def server(monkeypatch, tmp_path):
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-    with hub() as running:
-        use_the_hub(monkeypatch, running.url, tmp_path / "cache")
-        yield running
 
 
 class TestSave:
