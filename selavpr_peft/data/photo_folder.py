@@ -8,8 +8,8 @@ from pathlib import Path
 from datasets import Dataset, Image
 
 from selavpr_peft.data.place_table import TABLE_NAMES
-from selavpr_peft.data.schema import IMAGE, KEY
-from selavpr_peft.data.utm_folder import pictures_in
+from selavpr_peft.data.schema import IMAGE
+from selavpr_peft.data.utm_folder import picture_columns, pictures_in
 
 
 def is_photo_folder(folder: Path) -> bool:
@@ -31,9 +31,4 @@ def read_photo_folder(folder: str | Path) -> Dataset:
         The columns `image` and `key`, the path within the folder, by ascending path.
     """
     folder = Path(folder)
-    paths = pictures_in(folder)
-    columns = {
-        IMAGE: [str(path) for path in paths],
-        KEY: [path.relative_to(folder).as_posix() for path in paths],
-    }
-    return Dataset.from_dict(columns).cast_column(IMAGE, Image())
+    return Dataset.from_dict(picture_columns(folder, pictures_in(folder))).cast_column(IMAGE, Image())

@@ -36,6 +36,19 @@ def pictures_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
+def picture_columns(folder: Path, paths: list[Path]) -> dict[str, list[object]]:
+    """Give the columns `image` and `key`, the path within the folder.
+
+    Args:
+        folder: The folder.
+        paths: Pictures in it.
+    """
+    return {
+        IMAGE: [str(path) for path in paths],
+        KEY: [path.relative_to(folder).as_posix() for path in paths],
+    }
+
+
 def read_utm_folder(folder: str | Path) -> Dataset:
     """Read the places of one folder of images, such as `train/database`.
 
@@ -54,10 +67,7 @@ def read_utm_folder(folder: str | Path) -> Dataset:
     if not paths:
         raise DatasetFormatError(f"Expected images ({', '.join(IMAGE_SUFFIXES)}) in {folder}, but found none.")
     fields = [path.name.split("@") for path in paths]
-    columns: dict[str, list[object]] = {
-        IMAGE: [str(path) for path in paths],
-        KEY: [path.relative_to(folder).as_posix() for path in paths],
-    }
+    columns = picture_columns(folder, paths)
     for name, index in _POSITION_FIELDS.items():
         columns[name] = [_number(path, parts, index) for path, parts in zip(paths, fields, strict=True)]
     for name, index in (_OPTIONAL_FIELDS | _TEXT_FIELDS).items():
