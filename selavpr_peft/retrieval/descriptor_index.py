@@ -5,6 +5,7 @@ made, which rows were removed, and the checksum (CRC-32) that faiss does not kee
 """
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 
 from selavpr_peft.errors import PlaceDatabaseError
 from selavpr_peft.files import crc32_of, write_atomically, write_text_atomically
-from selavpr_peft.retrieval.index_reach import set_reach
+from selavpr_peft.retrieval.index_reach import HNSW_LINKS, set_reach
 
 FLAT, HNSW, IVF_SQ, IVF_PQ = "flat", "hnsw", "ivf-sq", "ivf-pq"
 KINDS = (FLAT, HNSW, IVF_SQ, IVF_PQ)
@@ -26,7 +27,9 @@ FLAT_ROWS = 100_000
 OVER_QUERIES, WITHIN_A_QUERY = 0, 1
 """faiss's numbers for what threads divide among them."""
 
-HNSW_LINKS = 32
+HNSW_BYTES = 4 * 2 * HNSW_LINKS + 32
+"""What the graph takes per row beside its byte per channel: links on the lowest level, and a little for the others."""
+
 ROWS_PER_CELL = 32
 """Rows that place a cell; faiss would take up to 256, and eight times as long. There are no more cells than so many
 rows can place, and with 3 sqrt(N) of them building takes time about in proportion to N."""
@@ -42,21 +45,17 @@ PQ_ROWS = 256
 
 
 def choose_kind(num_rows: int, num_channels: int, memory_bytes: int | None = None) -> str:
-    """Choose an index by size and memory: the most exact one that fits and is built in minutes.
-
-    A graph ("hnsw") is never chosen: it keeps every row in float32 and is built row by row, while cells of bytes
-    ("ivf-sq") are built by matrix products.
+    """Choose an index by size and memory: the first of KINDS that fits, an exact one only while it is fast.
 
     Args:
         num_rows: Database images.
         num_channels: Length of a descriptor.
         memory_bytes: Memory the index may take; None for as much as it wants.
     """
-    flat_bytes = 4 * num_rows * num_channels
+    bytes_per_row = {FLAT: 4 * num_channels, HNSW: num_channels + HNSW_BYTES, IVF_SQ: num_channels + 16, IVF_PQ: 0}
     budget = float("inf") if memory_bytes is None else memory_bytes
-    if num_rows <= FLAT_ROWS and flat_bytes <= budget:
-        return FLAT
-    return IVF_SQ if flat_bytes / 4 + 16 * num_rows <= budget else IVF_PQ
+    kinds = KINDS if num_rows <= FLAT_ROWS else KINDS[1:]
+    return next(kind for kind in kinds if num_rows * bytes_per_row[kind] <= budget)
 
 
 class DescriptorIndex:
@@ -115,7 +114,7 @@ class DescriptorIndex:
         cells = _num_cells(num_rows)
         names = {
             FLAT: "Flat",
-            HNSW: f"HNSW{HNSW_LINKS}",
+            HNSW: f"HNSW{HNSW_LINKS}_SQ8",
             IVF_SQ: f"IVF{cells},SQ8",
             IVF_PQ: f"IVF{cells},PQ{_num_codes(num_channels)}",
         }
@@ -219,9 +218,8 @@ class DescriptorIndex:
             selector = swig.IDSelectorBitmap(bits)
         if isinstance(self._index, faiss.IndexIVF):  # threads share the cells of a query, or the queries
             self._index.parallel_mode = WITHIN_A_QUERY if len(queries) == 1 else OVER_QUERIES
-        scores, rows = self._index.search(
-            queries, num_found, params=_search_parameters(self._index, selector, num_found)
-        )
+        index, parameters = _way_of_searching(self._index, selector, num_found, num_searched)
+        scores, rows = index.search(queries, num_found, params=parameters)
         return scores, rows
 
     def _count_as_live(self, num_rows: int) -> None:
@@ -307,10 +305,21 @@ def _num_codes(num_channels: int) -> int:
     return next(codes for codes in range(max(1, num_channels // 8), 0, -1) if num_channels % codes == 0)
 
 
-def _search_parameters(index: faiss.Index, selector: faiss.IDSelector | None, num_found: int) -> Any:
+def _way_of_searching(
+    index: faiss.Index, selector: faiss.IDSelector | None, num_found: int, num_searched: int
+) -> tuple[faiss.Index, Any]:
+    """Say what is searched and with which parameters: the fewer rows may be found, the further away the nearest lie.
+
+    Where a walk over a graph would pass most of the rows that may be found, these are compared one after another.
+    """
     swig: Any = faiss  # its stubs know neither these classes nor their arguments
+    further = index.ntotal / num_searched
     if isinstance(index, faiss.IndexHNSW):
-        return swig.SearchParametersHNSW(sel=selector, efSearch=max(index.hnsw.efSearch, 2 * num_found))
+        reach = math.ceil(further * max(index.hnsw.efSearch, 2 * num_found))
+        if reach * HNSW_LINKS < num_searched:
+            return index, swig.SearchParametersHNSW(sel=selector, efSearch=reach)
+        index = swig.downcast_index(index.storage)
     if isinstance(index, faiss.IndexIVF):
-        return swig.SearchParametersIVF(sel=selector, nprobe=index.nprobe)
-    return swig.SearchParameters(sel=selector)
+        reach = min(math.ceil(further * index.nprobe), index.nlist)
+        return index, swig.SearchParametersIVF(sel=selector, nprobe=reach)
+    return index, swig.SearchParameters(sel=selector)

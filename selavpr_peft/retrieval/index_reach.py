@@ -11,6 +11,9 @@ import faiss
 import numpy as np
 from jaxtyping import Float, Int
 
+HNSW_LINKS = 32
+"""Links of a row in a graph, and twice as many on the lowest level; about so many rows are compared at every step."""
+
 WANTED_RECALL = 0.99
 """Share of the exact neighbours that an index is set to find."""
 
@@ -34,7 +37,12 @@ def set_reach(index: faiss.Index, descriptors: Float[np.ndarray, "N D"]) -> None
     if isinstance(index, faiss.IndexIVF):
         owner, name, reach, widest = index, "nprobe", 1, index.nlist
     elif isinstance(index, faiss.IndexHNSW):
-        owner, name, reach, widest = index.hnsw, "efSearch", 2 * NUM_NEIGHBOURS, len(descriptors)
+        owner, name, reach, widest = (
+            index.hnsw,
+            "efSearch",
+            2 * NUM_NEIGHBOURS,
+            math.ceil(len(descriptors) / HNSW_LINKS),
+        )
     else:
         return
     probes = descriptors[:: max(1, len(descriptors) // NUM_PROBES)][:NUM_PROBES]
