@@ -1,9 +1,14 @@
 """Match local features as mutual nearest neighbours and re-rank candidates by the number of matches."""
 
 from selavpr_peft.matching.mutual_neighbours import count_mutual_matches, mutual_matches
-from selavpr_peft.matching.quantisation import LOCAL_DTYPES, fastest_local_dtype, quantize_local_features
+from selavpr_peft.matching.quantisation import (
+    LOCAL_DTYPES,
+    fastest_local_dtype,
+    quantize_local_features,
+    query_dtype,
+)
 from selavpr_peft.matching.ranking import num_in_doubt, rerank
-from selavpr_peft.matching.thinning import grid_locations, grid_within, thin_out
+from selavpr_peft.matching.thinning import grid_locations, grid_within, query_grid, thin_out
 from selavpr_peft.matching.two_pass import rerank_in_two_passes
 
 __all__ = [
@@ -15,6 +20,8 @@ __all__ = [
     "mutual_matches",
     "num_in_doubt",
     "quantize_local_features",
+    "query_dtype",
+    "query_grid",
     "rerank",
     "rerank_in_two_passes",
     "thin_out",

@@ -12,12 +12,13 @@ from jaxtyping import Bool, Int, Num
 from torch import Tensor
 
 from selavpr_peft.matching import fused
+from selavpr_peft.matching.packing import as_vectors, num_channels
 from selavpr_peft.matching.threads import map_in_threads
 from selavpr_peft.matching.tiled import TiledSearch
 
 
 def mutual_matches(
-    query_features: Num[Tensor, "*query C"], candidate_features: Num[Tensor, "*candidate C"]
+    query_features: Num[Tensor, "*query C"], candidate_features: Num[Tensor, "*candidate D"]
 ) -> Int[Tensor, "K 2"]:
     """List the pairs of locations that are each other's most similar one.
 
@@ -46,17 +47,18 @@ def mutual_matches(
 
 
 def count_mutual_matches(
-    query_features: Num[Tensor, "H W C"], candidate_features: Num[Tensor, "K h w C"]
+    query_features: Num[Tensor, "H W C"], candidate_features: Num[Tensor, "K h w D"]
 ) -> Int[Tensor, " K"]:
     """Count the mutual nearest neighbours of one query with each of K database images: their re-ranking scores.
 
     Float maps hold unit vectors; bfloat16 and float16 are multiplied in float32. int8 maps hold quantised vectors
-    whose products are exact (up to 1040 channels). uint8 maps hold packed bits, most significant first, compared by
-    Hamming distance.
+    whose products are exact (up to 1040 channels). int16 maps hold four numbers of 4 bits in each word, and uint8 maps
+    eight signs in each byte, as `quantize_local_features` packs them; signs are compared by Hamming distance.
 
     Args:
         query_features: Map of local features of the query.
-        candidate_features: Maps of the candidates; their size may differ from the query's.
+        candidate_features: Maps of the candidates, of the query's type, or of any whole numbers where it is. Their
+            size may differ from the query's.
 
     Returns:
         Number of matches of every candidate.
@@ -72,7 +74,7 @@ def count_mutual_matches(
 
 
 def _nearest_both_ways(
-    query: Num[Tensor, "N C"], candidates: Num[Tensor, "K M C"]
+    query: Num[Tensor, "N C"], candidates: Num[Tensor, "K M D"]
 ) -> tuple[Int[Tensor, "K N"], Int[Tensor, "K M"]]:
     """Find the candidate location of every query location, and the other way round, in whatever way is fastest."""
     try:
@@ -80,11 +82,9 @@ def _nearest_both_ways(
             if fused.serves(query, candidates):
                 forward, backward = fused.nearest_both_ways(query[None], candidates[None])
                 return forward[0], backward[0]
-            search = TiledSearch(_as_vectors(query))
+            search = TiledSearch(as_vectors(query))
             over_candidates = map_in_threads if query.device.type == "cpu" else map
-            found = list(
-                over_candidates(lambda rows: search.nearest_both_ways(_as_vectors(rows)), candidates.unbind())
-            )
+            found = list(over_candidates(lambda rows: search.nearest_both_ways(as_vectors(rows)), candidates.unbind()))
     except FloatingPointError:
         raise _not_finite(query, candidates) from None
     return torch.stack([forward for forward, _ in found]), torch.stack([backward for _, backward in found])
@@ -100,29 +100,13 @@ def _as_rows(features: Tensor) -> Num[Tensor, "N C"]:
     return features.detach().reshape(-1, features.shape[-1])
 
 
-def _as_vectors(features: Num[Tensor, "N C"]) -> Num[Tensor, "N D"]:
-    """Turn stored features into vectors whose inner product orders them: packed bits become -1 and 1."""
-    if features.dtype is torch.uint8:
-        shifts = torch.arange(7, -1, -1, device=features.device, dtype=torch.uint8)
-        bits = (features[..., None] >> shifts) & 1
-        features = bits.flatten(-2).to(torch.int8) * 2 - 1
-    return features if _multiplies_whole_numbers(features) else features.float()
-
-
-def _multiplies_whole_numbers(features: Tensor) -> bool:
-    """Whole numbers are multiplied as such on a CPU; elsewhere float32 is as exact (up to 1040 channels).
-
-    PyTorch 2.13's product of whole numbers is wrong for a single channel.
-    """
-    return features.dtype is torch.int8 and features.device.type == "cpu" and features.shape[-1] > 1
-
-
 def _check_comparable(query: Tensor, candidates: Tensor) -> None:
-    if query.shape[-1] != candidates.shape[-1] or query.dtype != candidates.dtype:
+    are_whole = not (query.is_floating_point() or candidates.is_floating_point())
+    if num_channels(query) != num_channels(candidates) or not (are_whole or query.dtype == candidates.dtype):
         raise ValueError(
-            "Local features must have the same number of channels and the same type, got"
-            f" {query.shape[-1]} {query.dtype} for the query and {candidates.shape[-1]} {candidates.dtype} for the"
-            " database image; were they made by the same adapter and stored alike?"
+            "Local features must have the same number of channels, and be of the same type or all whole numbers, got"
+            f" {num_channels(query)} {query.dtype} for the query and {num_channels(candidates)} {candidates.dtype} for"
+            " the database image; were they made by the same adapter?"
         )
 
 

@@ -11,9 +11,13 @@ from jaxtyping import Float, Num
 from torch import Tensor
 
 from selavpr_peft.matching.mutual_neighbours import count_mutual_matches
+from selavpr_peft.matching.packing import pack_nibbles, pack_signs
 
-LOCAL_DTYPES = ("float32", "bfloat16", "float16", "int8", "binary")
-"""Forms of local features: 4, 2, 2, 1 and 1/8 bytes per channel."""
+LOCAL_DTYPES = ("float32", "bfloat16", "float16", "int8", "int4", "binary")
+"""Forms of local features: 4, 2, 2, 1, 1/2 and 1/8 bytes per channel."""
+
+PACKED_CHANNELS = {"int4": 4, "binary": 8}
+"""What the number of channels must be a multiple of."""
 
 FAITHFUL_DTYPES = ("float32", "int8")
 """Forms fast enough to be worth it that find the same places when the ten best are compared again in float32."""
@@ -21,26 +25,45 @@ FAITHFUL_DTYPES = ("float32", "int8")
 INT8_LIMIT = 0.5
 """Components of unit vectors are cut at this size. All locations share one step, so that products are comparable."""
 
+INT4_SPREADS = 2.4
+"""With 15 steps, components are cut at so many times their root mean square: nearly the least error."""
+
 
 def quantize_local_features(features: Float[Tensor, "*maps C"], dtype: str) -> Num[Tensor, "*maps D"]:
     """Give local features in a smaller form.
 
     Args:
         features: Unit vectors, channels last.
-        dtype: One of LOCAL_DTYPES. int8 rounds to steps of INT8_LIMIT / 127; binary keeps the signs as packed bits,
-            most significant first, D = C / 8.
+        dtype: One of LOCAL_DTYPES. int8 rounds to steps of INT8_LIMIT / 127; int4 to 15 steps, packed, D = C / 4;
+            binary keeps the signs, packed, D = C / 8.
 
     Raises:
-        ValueError: If there is no such form, or the channels of binary features are not a multiple of 8.
+        ValueError: If there is no such form, or the channels cannot be packed.
     """
     if dtype not in LOCAL_DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(map(repr, LOCAL_DTYPES))}, got {dtype!r}.")
+    channels, packed = features.shape[-1], PACKED_CHANNELS.get(dtype, 1)
+    if channels % packed:
+        raise ValueError(f"Local features as {dtype} need a multiple of {packed} channels, got {channels}; use int8.")
     if dtype == "binary":
-        return _pack_signs(features)
+        return pack_signs(features)
+    if dtype == "int4":
+        return pack_nibbles(_in_steps(features, INT4_SPREADS / channels**0.5, 7))
     if dtype == "int8":
-        return (features * (127 / INT8_LIMIT)).round().clamp(-127, 127).to(torch.int8)
+        return _in_steps(features, INT8_LIMIT, 127)
     form: Tensor = features.to(getattr(torch, dtype))
     return form
+
+
+def query_dtype(dtype: str) -> str:
+    """Name the form of a query that is compared with database images in a form.
+
+    A query is not stored, so that it is never coarser than int8: with its signs alone more would be lost.
+
+    Args:
+        dtype: One of LOCAL_DTYPES.
+    """
+    return "int8" if dtype in PACKED_CHANNELS else dtype
 
 
 @functools.cache
@@ -62,10 +85,6 @@ def _seconds(features: Tensor) -> float:
     return min(times[1:])
 
 
-def _pack_signs(features: Tensor) -> Tensor:
-    channels = features.shape[-1]
-    if channels % 8:
-        raise ValueError(f"Binary local features need a multiple of 8 channels, got {channels}; use int8.")
-    weights = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8, device=features.device)
-    bits = (features > 0).unflatten(-1, (-1, 8)).to(torch.uint8)
-    return (bits * weights).sum(dim=-1, dtype=torch.uint8)
+def _in_steps(features: Tensor, limit: float, num_steps: int) -> Tensor:
+    """Round to so many equal steps up to a limit."""
+    return (features * (num_steps / limit)).round().clamp(-num_steps, num_steps).to(torch.int8)

@@ -12,7 +12,7 @@ import torch
 from peft import PeftModel
 from PIL import Image
 
-from selavpr_peft.matching import count_mutual_matches, quantize_local_features
+from selavpr_peft.matching import count_mutual_matches, quantize_local_features, query_dtype
 from selavpr_peft.modeling.preprocessing import Preprocessing
 from selavpr_peft.retrieval.descriptor_index import DescriptorIndex, choose_kind
 from selavpr_peft.retrieval.encoding import describe
@@ -100,11 +100,12 @@ def measure_latencies(
     ]
     local_bytes = 0
     if features is not None:
-        form = quantize_local_features(features[0], local_dtype)
-        candidates = form.expand(rerank_num, *form.shape)
-        local_bytes = form.numel() * form.element_size()
+        asked = quantize_local_features(features[0], query_dtype(local_dtype))
+        candidates = quantize_local_features(features, local_dtype)
+        local_bytes = candidates.numel() * candidates.element_size()
+        candidates = candidates.expand(rerank_num, *candidates.shape[1:])
         what = f"{rerank_num} candidates, {local_dtype}"
-        latencies.append(_time("re-ranking", what, lambda: count_mutual_matches(form, candidates), repeats))
+        latencies.append(_time("re-ranking", what, lambda: count_mutual_matches(asked, candidates), repeats))
     return Measurements(
         latencies=latencies,
         descriptor_bytes=4 * places.shape[1],

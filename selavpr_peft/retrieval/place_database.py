@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from jaxtyping import Int, Num
+from jaxtyping import Float, Int, Num
 from peft import PeftModel
 from pyarrow import parquet
 from torch import Tensor
@@ -29,7 +29,14 @@ from selavpr_peft.data.loading import DATABASE, load_places
 from selavpr_peft.data.schema import KEY
 from selavpr_peft.errors import PlaceDatabaseError
 from selavpr_peft.files import crc32_of, folder_written_at_once
-from selavpr_peft.matching import LOCAL_DTYPES, grid_locations
+from selavpr_peft.matching import (
+    LOCAL_DTYPES,
+    grid_locations,
+    quantize_local_features,
+    query_dtype,
+    query_grid,
+    thin_out,
+)
 from selavpr_peft.modeling.preprocessing import Preprocessing
 from selavpr_peft.retrieval import building
 from selavpr_peft.retrieval.adding import add_places
@@ -206,6 +213,20 @@ class PlaceDatabase:
             PlaceDatabaseError: If one of them is damaged.
         """
         return torch.from_numpy(self._local_features.read(rows))
+
+    def query_form(self, features: Float[Tensor, "H W C"]) -> Num[Tensor, "h w D"]:
+        """Give a query's local features in the form in which they are compared with those of the database.
+
+        Args:
+            features: The map of the query: unit vectors.
+
+        Returns:
+            At least as fine as what is stored; where locations were thinned out, those of the same kind.
+        """
+        kept = self.manifest["kept_locations"]
+        if kept is not None:
+            features = thin_out(features, query_grid(tuple(kept["map_size"]), tuple(kept["grid"])))
+        return quantize_local_features(features, query_dtype(self.local_dtype))
 
     def add(
         self,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from selavpr_peft.data.schema import DEGREES, FRAME, IMAGE, KEY, METRES
 from selavpr_peft.errors import PlaceDatabaseError, UnreadableImageError
-from selavpr_peft.matching import count_mutual_matches, num_in_doubt, quantize_local_features, rerank
+from selavpr_peft.matching import count_mutual_matches, num_in_doubt, rerank
 from selavpr_peft.modeling.preprocessing import as_rgb, read_image
 from selavpr_peft.retrieval.encoding import check_descriptions, describe
 from selavpr_peft.retrieval.matched_points import MatchedPoints, match_pictures
@@ -178,8 +178,9 @@ class PlaceRecognizer:
             number = min(number, int(num_in_doubt(torch.from_numpy(scores), ask.rerank_window)))
         order, counts = torch.arange(len(rows)), {}
         if number and features is not None:
-            form = quantize_local_features(features, self.database.local_dtype)
-            matches = count_mutual_matches(form, self.database.local_features(rows[:number]))
+            matches = count_mutual_matches(
+                self.database.query_form(features), self.database.local_features(rows[:number])
+            )
             order = torch.cat((rerank(matches, order[:number]), order[number:]))
             counts = dict(enumerate(matches.tolist()))
         return [

@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
-from selavpr_peft.matching import count_mutual_matches, grid_locations, grid_within, mutual_matches, thin_out
+from selavpr_peft.matching import (
+    count_mutual_matches,
+    grid_locations,
+    grid_within,
+    mutual_matches,
+    query_grid,
+    thin_out,
+)
 
 
 def random_map(*shape, seed=0):
@@ -18,10 +25,12 @@ class TestGridWithin:
         ("map_size", "num_kept", "grid"),
         [
             ((61, 61), 484, (22, 22)),
-            ((61, 61), 930, (30, 31)),
+            ((61, 61), 930, (30, 30)),
+            ((61, 61), 1830, (30, 61)),
             ((61, 61), 3721, (61, 61)),
             ((61, 61), 10**9, (61, 61)),
             ((30, 40), 300, (15, 20)),
+            ((30, 40), 5, (1, 5)),
             ((61, 61), 1, (1, 1)),
             ((1, 9), 3, (1, 3)),
             ((4, 1), 1, (1, 1)),
@@ -43,10 +52,23 @@ class TestGridWithin:
 
 
 class TestGridLocations:
-    def test_every_fourth_location_is_the_centre_of_a_patch(self):
-        # 3 x 4 patches give 9 x 13 locations; patch (r, c) is location (4 r, 4 c), flat 13 * 4 r + 4 c
-        expected = [52 * row + 4 * column for row in range(3) for column in range(4)]
-        assert grid_locations((9, 13), (3, 4)).tolist() == expected
+    @pytest.mark.parametrize(
+        ("map_size", "grid", "rows", "columns"),
+        [
+            ((9, 13), (4, 6), [1, 3, 5, 7], [1, 3, 5, 7, 9, 11]),
+            ((9, 13), (2, 3), [1, 7], [1, 5, 11]),  # 2.5 of the odd columns 0 to 5 is rounded to 2
+            ((9, 3), (9, 1), list(range(9)), [1]),
+            ((1, 2), (1, 2), [0], [0, 1]),
+        ],
+    )
+    def test_golden_cases(self, map_size, grid, rows, columns):
+        expected = [row * map_size[1] + column for row in rows for column in columns]
+        assert grid_locations(map_size, grid).tolist() == expected
+
+    @pytest.mark.parametrize("rows", [0, 5, 8, 10])
+    def test_more_than_the_odd_ones_and_not_all_are_refused(self, rows):
+        with pytest.raises(ValueError, match=f"all 9 of a side or from 1 to 4, got {rows}"):
+            grid_locations((9, 13), (rows, 6))
 
     @given(height=st.integers(1, 60), width=st.integers(1, 60), num_kept=st.integers(1, 4000))
     def test_no_location_comes_twice(self, height, width, num_kept):
@@ -77,3 +99,11 @@ class TestThinOut:
     def test_counts_are_of_the_kept_locations(self):
         features = random_map(9, 13, 16)
         assert count_mutual_matches(features, thin_out(features, (3, 4))[None]).tolist() == [12]
+
+    def test_the_query_keeps_all_of_the_kind_that_the_database_image_keeps_some_of(self):
+        size = (9, 13)
+        for grid in [(2, 3), (4, 6), (9, 3), (9, 13), (1, 13)]:
+            some, kind = (set(grid_locations(size, points).tolist()) for points in (grid, query_grid(size, grid)))
+            assert some <= kind
+            parities = {(location // 13 % 2, location % 13 % 2) for location in some}
+            assert kind == {n for n in range(9 * 13) if (n // 13 % 2, n % 13 % 2) in parities}

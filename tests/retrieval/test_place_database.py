@@ -104,7 +104,7 @@ def keys_found(model, database, image):
 
 
 class TestKeepLocations:
-    @pytest.mark.parametrize("local_dtype", ["float16", "int8", "binary"])
+    @pytest.mark.parametrize("local_dtype", ["float16", "int8", "int4", "binary"])
     def test_what_is_stored_is_the_grid_of_the_whole_map(self, model, places, tmp_path, local_dtype):
         database = PlaceDatabase.build(
             model, places, tmp_path / "db", local_dtype=local_dtype, keep_locations=50, batch_size=4
@@ -114,6 +114,12 @@ class TestKeepLocations:
         assert stored.shape[:3] == (2, 6, 8)
         expected = quantize_local_features(features[[9, 0]].flatten(1, 2)[:, database.local_locations], local_dtype)
         assert torch.equal(stored.flatten(1, 2), expected)
+
+    def test_a_query_is_compared_at_the_locations_of_the_same_kind(self, model, places, tmp_path):
+        database = PlaceDatabase.build(model, places, tmp_path / "db", local_dtype="int4", keep_locations=12)
+        assert database.local_features(np.array([0])).shape == (1, 3, 4, 2)
+        _, features = described(model, places)
+        assert torch.equal(database.query_form(features[0]), quantize_local_features(features[0, 1::2, 1::2], "int8"))
 
     def test_places_are_recognised_and_matches_counted_among_them(self, model, places, photographs, tmp_path):
         database = PlaceDatabase.build(model, places, tmp_path / "db", keep_locations=50)

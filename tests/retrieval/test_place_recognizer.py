@@ -41,8 +41,13 @@ class TestRecognize:
         assert best.score == pytest.approx(1, abs=1e-4)
 
     @torch.inference_mode()
-    @pytest.mark.parametrize("local_dtype", ["float32", "int8", "binary"])
-    def test_the_ranking_is_that_of_both_stages_done_by_hand(self, model, places, darkened, tmp_path, local_dtype):
+    @pytest.mark.parametrize(
+        ("local_dtype", "query_dtype"),
+        [("float32", "float32"), ("int8", "int8"), ("int4", "int8"), ("binary", "int8")],
+    )
+    def test_the_ranking_is_that_of_both_stages_done_by_hand(
+        self, model, places, darkened, tmp_path, local_dtype, query_dtype
+    ):
         database = PlaceDatabase.build(model, places, tmp_path / "db", local_dtype=local_dtype)
         found = PlaceRecognizer(model, database).recognize(darkened, top_k=8, rerank_num=5)
         prepare = Preprocessing(image_size=(56, 70))
@@ -50,8 +55,10 @@ class TestRecognize:
         output = model(pixel_values=torch.stack([prepare(read_image(path)) for path in pictures]))
         scores = output.global_descriptors[1:] @ output.global_descriptors[0]
         order = scores.argsort(descending=True)
-        forms = quantize_local_features(output.local_features, local_dtype)
-        counts = count_mutual_matches(forms[0], forms[1:][order[:5]])
+        query = quantize_local_features(output.local_features[0], query_dtype)
+        counts = count_mutual_matches(
+            query, quantize_local_features(output.local_features[1:][order[:5]], local_dtype)
+        )
         expected = [*rerank(counts, order[:5]).tolist(), *order[5:8].tolist()]
         assert [place.row for place in found] == expected
         assert sorted(place.num_matches for place in found[:5]) == sorted(counts.tolist())
