@@ -5,11 +5,14 @@
 The plain side holds the similarities of all locations of all candidates at once and takes both arg-maxes, as the
 official local_matching.py does (5.5 GB for 100 candidates of 61 x 61). Features are random unit vectors; a third of a
 candidate's locations resemble a location of the query. Every path runs in a process of its own, paths take turns.
-The share of the matrix rate is that of 2 L^2 C operations per pair, relative to the largest product this machine was
-seen to make in the same type.
+Where a path says how many locations it has, a candidate keeps only these, as `PlaceDatabase.build(keep_locations=...)`
+does, and is compared with those of the query that are of their kind. The share of the matrix rate is that of
+2 N M C operations per pair of N and M locations, relative to the largest product this machine was seen to make in the
+same type.
 """
 
 import argparse
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -22,12 +25,20 @@ from torch import Tensor
 from selavpr_peft.matching import (
     count_mutual_matches,
     fastest_local_dtype,
+    grid_within,
     quantize_local_features,
+    query_dtype,
+    query_grid,
     rerank_in_two_passes,
+    thin_out,
 )
 
 GRID, CHANNELS = 61, 128
-PATHS = ("plain", "float32", "bfloat16", "int8", "binary", "int8, then float32 on ten")
+DTYPES = ("float32", "bfloat16", "int8", "binary")
+TWO_PASSES = "int8, then float32 on ten"
+THINNED = ("float32 at 900 locations", "int8 at 484 locations")
+PATHS = ("plain", *DTYPES, TWO_PASSES, *THINNED)
+OTHER_COUNTS = {TWO_PASSES: "exact for the best ten", **dict.fromkeys(THINNED, "of these locations")}
 
 
 def plain_counts(query: Tensor, candidates: Tensor) -> Tensor:
@@ -56,12 +67,30 @@ def prepare(path: str, num_candidates: int) -> Callable[[], Any]:
     query, candidates = features(num_candidates)
     if path == "plain":
         return lambda: plain_counts(query, candidates)
-    if path in ("float32", "bfloat16", "int8", "binary"):
-        query, candidates = (quantize_local_features(x, path) for x in (query, candidates))
-        return lambda: count_mutual_matches(query, candidates)
-    forms = [quantize_local_features(x, "int8") for x in (query, candidates)]
-    rows = torch.arange(num_candidates)
-    return lambda: rerank_in_two_passes(query, forms[0], candidates, forms[1], rows)
+    if path == TWO_PASSES:
+        forms = [quantize_local_features(x, "int8") for x in (query, candidates)]
+        rows = torch.arange(num_candidates)
+        return lambda: rerank_in_two_passes(query, forms[0], candidates, forms[1], rows)
+    dtype = path.split()[0]
+    asked_grid, kept_grid = grids(path)
+    asked = quantize_local_features(thin_out(query, asked_grid), query_dtype(dtype))
+    kept = quantize_local_features(thin_out(candidates, kept_grid), dtype)
+    return lambda: count_mutual_matches(asked, kept)
+
+
+def grids(path: str) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Give the grids of locations of the query and of a candidate."""
+    size = (GRID, GRID)
+    if path not in THINNED:
+        return size, size
+    kept = grid_within(size, int(path.split()[-2]))
+    return query_grid(size, kept), kept
+
+
+def num_operations(path: str) -> int:
+    """Count the operations that the similarities of one pair take."""
+    asked, kept = grids(path)
+    return 2 * math.prod(asked) * math.prod(kept) * CHANNELS
 
 
 def matrix_rate(dtype: str) -> float:
@@ -82,9 +111,9 @@ def counts_differ(num_candidates: int) -> dict[str, dict[str, Any]]:
     query, candidates = features(num_candidates)
     plain = torch.cat([plain_counts(query, some) for some in candidates.split(8)]).float()
     found = {}
-    for dtype in ("float32", "bfloat16", "int8", "binary"):
+    for dtype in DTYPES:
         counts = count_mutual_matches(
-            quantize_local_features(query, dtype), quantize_local_features(candidates, dtype)
+            quantize_local_features(query, query_dtype(dtype)), quantize_local_features(candidates, dtype)
         )
         differs = (counts - plain).abs()
         found[dtype] = {"counts_equal": not differs.any(), "mean_count_change": float((differs / plain).mean())}
@@ -121,12 +150,10 @@ def main() -> None:
             "ratio_to_plain": row["times_faster"],
             "extra_bytes": row["extra_memory_bytes"],
             "memory_share": row["memory_share"],
-            "share_of_matrix_rate": 2 * GRID**4 * CHANNELS / per_candidate / rate,
-            **changes.get(path, {"counts_equal": False}),
+            "share_of_matrix_rate": num_operations(path) / per_candidate / rate,
+            **changes.get(path, {"counts_equal": False, "counts": OTHER_COUNTS.get(path)}),
         }
-        text = (
-            f"{100 * entry.get('mean_count_change', 0):.2f} % change" if path in changes else "exact for the best ten"
-        )
+        text = f"{100 * entry['mean_count_change']:.2f} % change" if path in changes else entry["counts"]
         print(
             f"{path:<28}{entry['milliseconds_per_candidate']:>14.2f}{entry['ratio_to_plain']:>8.2f}"
             f"{entry['extra_bytes'] / 1e6:>10.1f}{entry['share_of_matrix_rate']:>9.2f}  "

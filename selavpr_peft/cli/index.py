@@ -22,7 +22,7 @@ def index(
     adapter: options.Adapter = None,
     local_dtype: Annotated[
         str | None,
-        typer.Option(help="Form of the local features: float32, float16 (the default), int8, int4 or binary."),
+        typer.Option(help="Form of the local features: float32, float16 (the default), int8 or binary."),
     ] = None,
     keep_locations: Annotated[
         int | None, typer.Option(help="Local features kept of every image, at most; by default all.", min=1)

@@ -28,7 +28,7 @@ Strict = Annotated[bool, typer.Option("--strict", help="Stop at an image that ca
 Json = Annotated[
     str | None, typer.Option("--json", help="Write the results to this file; - is standard output.", metavar="PATH")
 ]
-LocalDType = Annotated[str, typer.Option(help="Form of the local features: float32, float16, int8, int4 or binary.")]
+LocalDType = Annotated[str, typer.Option(help="Form of the local features: float32, float16, int8 or binary.")]
 Picture = Annotated[Path, typer.Option("--output", help="PNG file to write.", metavar="FILE.png")]
 DotsPerInch = Annotated[int, typer.Option(help="Resolution of the picture.", min=30, max=1200)]
 DTYPES = ("float32", "bfloat16", "float16")

@@ -52,8 +52,8 @@ def count_mutual_matches(
     """Count the mutual nearest neighbours of one query with each of K database images: their re-ranking scores.
 
     Float maps hold unit vectors; bfloat16 and float16 are multiplied in float32. int8 maps hold quantised vectors
-    whose products are exact (up to 1040 channels). int16 maps hold four numbers of 4 bits in each word, and uint8 maps
-    eight signs in each byte, as `quantize_local_features` packs them; signs are compared by Hamming distance.
+    whose products are exact (up to 1040 channels). uint8 maps hold signs as packed bits, most significant first,
+    compared with each other by Hamming distance.
 
     Args:
         query_features: Map of local features of the query.

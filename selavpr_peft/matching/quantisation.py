@@ -11,13 +11,10 @@ from jaxtyping import Float, Num
 from torch import Tensor
 
 from selavpr_peft.matching.mutual_neighbours import count_mutual_matches
-from selavpr_peft.matching.packing import pack_nibbles, pack_signs
+from selavpr_peft.matching.packing import SIGNS_PER_BYTE, pack_signs
 
-LOCAL_DTYPES = ("float32", "bfloat16", "float16", "int8", "int4", "binary")
-"""Forms of local features: 4, 2, 2, 1, 1/2 and 1/8 bytes per channel."""
-
-PACKED_CHANNELS = {"int4": 4, "binary": 8}
-"""What the number of channels must be a multiple of."""
+LOCAL_DTYPES = ("float32", "bfloat16", "float16", "int8", "binary")
+"""Forms of local features: 4, 2, 2, 1 and 1/8 bytes per channel."""
 
 FAITHFUL_DTYPES = ("float32", "int8")
 """Forms fast enough to be worth it that find the same places when the ten best are compared again in float32."""
@@ -25,32 +22,27 @@ FAITHFUL_DTYPES = ("float32", "int8")
 INT8_LIMIT = 0.5
 """Components of unit vectors are cut at this size. All locations share one step, so that products are comparable."""
 
-INT4_SPREADS = 2.4
-"""With 15 steps, components are cut at so many times their root mean square: nearly the least error."""
-
 
 def quantize_local_features(features: Float[Tensor, "*maps C"], dtype: str) -> Num[Tensor, "*maps D"]:
     """Give local features in a smaller form.
 
     Args:
         features: Unit vectors, channels last.
-        dtype: One of LOCAL_DTYPES. int8 rounds to steps of INT8_LIMIT / 127; int4 to 15 steps, packed, D = C / 4;
-            binary keeps the signs, packed, D = C / 8.
+        dtype: One of LOCAL_DTYPES. int8 rounds to steps of INT8_LIMIT / 127; binary keeps the signs as packed bits,
+            most significant first, D = C / 8.
 
     Raises:
-        ValueError: If there is no such form, or the channels cannot be packed.
+        ValueError: If there is no such form, or the channels of binary features are not a multiple of 8.
     """
     if dtype not in LOCAL_DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(map(repr, LOCAL_DTYPES))}, got {dtype!r}.")
-    channels, packed = features.shape[-1], PACKED_CHANNELS.get(dtype, 1)
-    if channels % packed:
-        raise ValueError(f"Local features as {dtype} need a multiple of {packed} channels, got {channels}; use int8.")
     if dtype == "binary":
+        channels = features.shape[-1]
+        if channels % SIGNS_PER_BYTE:
+            raise ValueError(f"Binary local features need a multiple of 8 channels, got {channels}; use int8.")
         return pack_signs(features)
-    if dtype == "int4":
-        return pack_nibbles(_in_steps(features, INT4_SPREADS / channels**0.5, 7))
     if dtype == "int8":
-        return _in_steps(features, INT8_LIMIT, 127)
+        return (features * (127 / INT8_LIMIT)).round().clamp(-127, 127).to(torch.int8)
     form: Tensor = features.to(getattr(torch, dtype))
     return form
 
@@ -58,12 +50,13 @@ def quantize_local_features(features: Float[Tensor, "*maps C"], dtype: str) -> N
 def query_dtype(dtype: str) -> str:
     """Name the form of a query that is compared with database images in a form.
 
-    A query is not stored, so that it is never coarser than int8: with its signs alone more would be lost.
+    Signs of database images are compared with the query in int8, which is not stored and costs no more to compare:
+    with the signs of the query alone more would be lost.
 
     Args:
         dtype: One of LOCAL_DTYPES.
     """
-    return "int8" if dtype in PACKED_CHANNELS else dtype
+    return "int8" if dtype == "binary" else dtype
 
 
 @functools.cache
@@ -83,8 +76,3 @@ def _seconds(features: Tensor) -> float:
         count_mutual_matches(features[0], features[1:])
         times.append(time.perf_counter() - start)
     return min(times[1:])
-
-
-def _in_steps(features: Tensor, limit: float, num_steps: int) -> Tensor:
-    """Round to so many equal steps up to a limit."""
-    return (features * (num_steps / limit)).round().clamp(-num_steps, num_steps).to(torch.int8)

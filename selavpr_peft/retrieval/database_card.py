@@ -74,5 +74,5 @@ def _facts(manifest: dict[str, Any], places: pa.Table) -> dict[str, str]:
 
 
 def _local_features(local_dtype: str, shape: list[int]) -> str:
-    item_bytes = {"binary": 1, "int4": 2}.get(local_dtype) or np.dtype(local_dtype).itemsize
+    item_bytes = 1 if local_dtype == "binary" else np.dtype(local_dtype).itemsize
     return f"{' x '.join(map(str, shape))}, `{local_dtype}`, {math.prod(shape) * item_bytes / 1e6:.2f} MB per place"

@@ -125,6 +125,7 @@ class DescriptorIndex:
         if isinstance(index, faiss.IndexIVFPQ):
             codes: Any = index  # its stubs do not know everything
             codes.do_polysemous_training = False  # takes minutes, for a way of searching that is not used
+            codes.pq.cp.min_points_per_centroid = 1  # it would warn of each code
             codes.pq.cp.max_points_per_centroid, codes.pq.cp.niter = ROWS_PER_CODE, index.cp.niter
         if not index.is_trained:
             index.train(descriptors)

@@ -43,7 +43,7 @@ class TestRecognize:
     @torch.inference_mode()
     @pytest.mark.parametrize(
         ("local_dtype", "query_dtype"),
-        [("float32", "float32"), ("int8", "int8"), ("int4", "int8"), ("binary", "int8")],
+        [("float32", "float32"), ("int8", "int8"), ("binary", "int8")],
     )
     def test_the_ranking_is_that_of_both_stages_done_by_hand(
         self, model, places, darkened, tmp_path, local_dtype, query_dtype
