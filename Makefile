@@ -66,7 +66,8 @@ benchmarks: .venv/.ready
 	$(BIN)/python benchmarks/real_photos.py --data $(DATA) --backbone $(BACKBONE) $(FRAMES) --seeds 1,2,3 \
 		--save benchmarks/adapters --json $(RESULTS)/real_photos.json
 	$(BIN)/python benchmarks/ablation.py --data $(DATA) --backbone $(BACKBONE) $(FRAMES) --json $(RESULTS)/ablation.json
-	$(BIN)/python benchmarks/quantised_recall.py $(TRAINED) --json $(RESULTS)/quantised_recall.json
+	$(BIN)/python benchmarks/quantised_recall.py $(TRAINED) --query-frames 103-139 \
+		--json $(RESULTS)/quantised_recall.json
 	$(BIN)/python benchmarks/quantised_recall.py $(TRAINED) --compact --query-frames 103-139 \
 		--json $(RESULTS)/compact_features.json
 	$(BIN)/python benchmarks/adaptive_reranking.py $(TRAINED) --json $(RESULTS)/adaptive_reranking.json

@@ -1,25 +1,26 @@
 """What smaller forms of local features change: queries that turn from hit to miss at rank 1, or from miss to hit.
 
     python benchmarks/quantised_recall.py --data DIR --backbone DIR --adapter DIR/seed-1 \
-        --json benchmarks/results/quantised_recall.json
+        --query-frames 103-139 --json benchmarks/results/quantised_recall.json
 
 Three pairs of traverses are located, all frames of each: night_right and day_left in day_right, and, with the shared
 material at hand, corridor. 20 candidates are re-ranked exactly, by each form alone (one pass), and by each form with
 the ten best compared again in float32 (two passes). Forms are those a place database keeps, at all locations or at
-some on an even grid; those of the query are at all locations.
+some on a grid, compared with the query as `PlaceDatabase.query_form` gives it. Beside it stands a fresh adapter, for
+the queries by night that --query-frames names.
 
     python benchmarks/quantised_recall.py --data DIR --backbone DIR --adapter DIR/seed-1 --compact \
         --query-frames 103-139 --json benchmarks/results/compact_features.json
 
 With --compact, other ways to small features are compared instead, for queries by night in day_right: signs after a
-rotation (principal axes, random, ITQ: Gong and Lazebnik, CVPR 2011; all learned from the database), and some locations
-of each database image (at the points of an even grid, or with the lowest similarity to others), matched with all
-locations of the query.
+rotation (principal axes, random, ITQ: Gong and Lazebnik, CVPR 2011; all learned from the database), compared with the
+query in int8, and some locations of each database image (at the points of a grid, or with the lowest similarity to
+others), compared with all locations of the query.
 """
 
 import argparse
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -39,17 +40,20 @@ from selavpr_peft.matching import (
     grid_locations,
     grid_within,
     quantize_local_features,
+    query_dtype,
+    query_grid,
     rerank,
+    thin_out,
 )
 from selavpr_peft.matching.two_pass import NUM_EXACT
 from selavpr_peft.modeling.preprocessing import Preprocessing
 from selavpr_peft.retrieval.encoding import encode_places
 from selavpr_peft.retrieval.index import search_exact
 
-FORMS = ("float16", "int8", "binary", "int8 at 484 locations", "int8 at 225 locations")
+FORMS = ("float16", "int8", "binary", *(f"int8 at {kept} locations" for kept in (900, 484, 225)))
 ROTATIONS = ("none", "random", "principal axes", "ITQ")
 ITQ_ROUNDS = 30
-KEPT = (484, 225)
+KEPT = (900, 484, 225)
 SAMPLED = 61
 """Rotations are learned from one local feature in so many."""
 
@@ -80,7 +84,7 @@ def first_places(query: Tensor, candidates: Tensor, rows: Tensor) -> dict[tuple[
     exact = count_mutual_matches(query, candidates)
     first = {("float32", "one pass"): int(rerank(exact, rows)[0])}
     for form in FORMS:
-        counts = count_mutual_matches(quantize_local_features(query, form.split()[0]), kept_form(candidates, form))
+        counts = count_mutual_matches(*compared_forms(query, candidates, form))
         first[form, "one pass"] = int(rerank(counts, rows)[0])
         # what rerank_in_two_passes does, with the exact counts that are known here
         best = rerank(counts, torch.arange(len(rows)))[:NUM_EXACT].sort().values
@@ -88,14 +92,14 @@ def first_places(query: Tensor, candidates: Tensor, rows: Tensor) -> dict[tuple[
     return first
 
 
-def kept_form(features: Tensor, form: str) -> Tensor:
-    """Put maps (K, H, W, C) in one of FORMS; chosen locations become a map of one row."""
+def compared_forms(query: Tensor, candidates: Tensor, form: str) -> tuple[Tensor, Tensor]:
+    """Put a query (H, W, C) and database images (K, H, W, C) in one of FORMS."""
     dtype, _, kept = form.partition(" at ")
     if kept:
-        size = (features.shape[1], features.shape[2])
-        locations = grid_locations(size, grid_within(size, int(kept.split()[0])))
-        features = features.flatten(1, 2)[:, None, locations]
-    return quantize_local_features(features, dtype)
+        size = (query.shape[0], query.shape[1])
+        grid = grid_within(size, int(kept.split()[0]))
+        query, candidates = thin_out(query, query_grid(size, grid)), thin_out(candidates, grid)
+    return quantize_local_features(query, query_dtype(dtype)), quantize_local_features(candidates, dtype)
 
 
 class CompactWays:
@@ -124,7 +128,7 @@ class CompactWays:
         candidates = self.features[rows]
         first = {("float32", "one pass"): int(rerank(count_mutual_matches(query, candidates), rows)[0])}
         for name, rotation in self.rotations.items():
-            counts = count_mutual_matches(quantize_local_features(query @ rotation, "binary"), self.signs[name][rows])
+            counts = count_mutual_matches(quantize_local_features(query @ rotation, "int8"), self.signs[name][rows])
             first["signs", name] = int(rerank(counts, rows)[0])
         for name, chosen in self.chosen.items():
             for kept in KEPT:
@@ -156,6 +160,17 @@ def _on_a_grid(features: Tensor) -> dict[int, Tensor]:
     return {kept: grid_locations(size, grid_within(size, kept)) for kept in KEPT}
 
 
+def _on_a_grid_of_all_kinds(features: Tensor) -> dict[int, Tensor]:
+    """Spread a grid over all rows and columns, odd and even ones."""
+    height, width = features.shape[:2]
+    chosen = {}
+    for kept in KEPT:
+        rows, columns = grid_within((height, width), kept)
+        y, x = torch.linspace(0, height - 1, rows).round(), torch.linspace(0, width - 1, columns).round()
+        chosen[kept] = (y[:, None] * width + x).flatten().long()
+    return chosen
+
+
 def _at_random(features: Tensor) -> dict[int, Tensor]:
     order = torch.randperm(features.shape[0] * features.shape[1], generator=torch.Generator().manual_seed(0))
     return {kept: order[:kept] for kept in KEPT}
@@ -179,7 +194,8 @@ def _unlike_all_that_is_far(features: Tensor) -> dict[int, Tensor]:
 
 
 CHOICES = {
-    "even grid": _on_a_grid,
+    "grid of one kind": _on_a_grid,
+    "grid of all kinds": _on_a_grid_of_all_kinds,
     "random": _at_random,
     "unlike the image's mean": _unlike_the_mean,
     "unlike its surroundings": _unlike_surroundings,
@@ -202,9 +218,7 @@ def measure_compact(arguments: argparse.Namespace) -> dict[str, Any]:
     """Compare ways to small features by the queries that change at rank 1."""
     model = load_adapted_model(arguments.backbone, arguments.adapter)
     hits: dict[tuple[str, str], list[bool]] = {}
-    queries = read_place_table(f"{arguments.data}:night_right", frames=parse_frames(arguments.query_frames))
-    database = read_place_table(f"{arguments.data}:day_right")
-    positives = positives_within(positions(queries), positions(database), RADIUS_FRAMES)
+    queries, database, positives = night_pair(arguments)
     (query_descriptors, query_features), (descriptors, features) = (
         describe(model, table) for table in (queries, database)
     )
@@ -224,10 +238,25 @@ def measure_compact(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure_forms(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Count what every form changes with the trained adapter and with a fresh one."""
+    trained = load_adapted_model(arguments.backbone, arguments.adapter)
+    report = environment() | {"rerank_num": RERANK_NUM} | changes(trained, evaluated_pairs(arguments.data))
+    fresh = load_adapted_model(arguments.backbone, None, seed=0)
+    untrained = changes(fresh, [night_pair(arguments)]) | {"query_frames": arguments.query_frames}
+    return report | {"untrained": untrained}
+
+
+def night_pair(arguments: argparse.Namespace) -> tuple[Any, Any, list[np.ndarray]]:
+    """Give some queries by night, all of the walk by day, and the database rows that are right for each query."""
+    night = read_place_table(f"{arguments.data}:night_right", frames=parse_frames(arguments.query_frames))
+    day = read_place_table(f"{arguments.data}:day_right")
+    return night, day, positives_within(positions(night), positions(day), RADIUS_FRAMES)
+
+
+def changes(model: PeftModel, pairs: Iterable[tuple[Any, Any, list[np.ndarray]]]) -> dict[str, Any]:
     """Count what every form changes, alone and with a second pass."""
-    model = load_adapted_model(arguments.backbone, arguments.adapter)
     hits: dict[tuple[str, str], list[bool]] = {}
-    for queries, database, positives in evaluated_pairs(arguments.data):
+    for queries, database, positives in pairs:
         (query_descriptors, query_features), (descriptors, features) = (
             describe(model, table) for table in (queries, database)
         )
@@ -237,9 +266,9 @@ def measure_forms(arguments: argparse.Namespace) -> dict[str, Any]:
             for way, row in first.items():
                 hits.setdefault(way, []).append(row in positives[number])
     exact = np.array(hits["float32", "one pass"])
-    report: dict[str, Any] = {**environment(), "num_queries": len(exact), "rerank_num": RERANK_NUM, "forms": {}}
+    report: dict[str, Any] = {"num_queries": len(exact), "forms": {}}
     for form in FORMS:
-        row = report["forms"][form] = {"bytes_per_image": kept_form(features[:1], form).nbytes}
+        row = report["forms"][form] = {"bytes_per_image": compared_forms(features[0], features[:1], form)[1].nbytes}
         for way in ("one pass", "two passes"):
             hit = np.array(hits[form, way])
             won, lost = int((hit & ~exact).sum()), int((exact & ~hit).sum())
@@ -255,7 +284,7 @@ def main() -> None:
     parser.add_argument("--backbone", required=True)
     parser.add_argument("--adapter", required=True)
     parser.add_argument("--compact", action="store_true")
-    parser.add_argument("--query-frames", help="frames of the queries by night, with --compact")
+    parser.add_argument("--query-frames", help="frames of the queries by night, with --compact or a fresh adapter")
     parser.add_argument("--json")
     arguments = parser.parse_args()
     report = measure_compact(arguments) if arguments.compact else measure_forms(arguments)

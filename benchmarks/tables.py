@@ -102,6 +102,7 @@ def ablation(report: Report) -> str:
 
 def quantised_recall(report: Report) -> str:
     """What smaller forms change on real photographs."""
+    untrained = report["untrained"]
     rows = [
         [
             form,
@@ -112,11 +113,17 @@ def quantised_recall(report: Report) -> str:
                 for way in ("one pass", "two passes")
                 for cell in (_won_and_lost(row[way]), _percent(row[way]["recall_at_1"]))
             ),
+            " / ".join(_won_and_lost(untrained["forms"][form][way]) for way in ("one pass", "two passes")),
         ]
         for form, row in report["forms"].items()
     ]
     header = ["form", "per image", "of float32", "one pass: won and lost", "R@1", "two passes: won and lost", "R@1"]
-    lead = f"\nOf {report['num_queries']} queries; R@1 in % is {_percent(report['recall_at_1'])} in float32."
+    header.append("untrained: one pass / two")
+    lead = (
+        f"\nOf {report['num_queries']} queries; R@1 in % is {_percent(report['recall_at_1'])} in float32. Untrained: a"
+        f" fresh adapter and {untrained['num_queries']} queries by night (frames {untrained['query_frames']}), R@1"
+        f" {_percent(untrained['recall_at_1'])} in float32."
+    )
     return _table(header, rows) + f"{lead} {_where(report)}\n"
 
 
