@@ -9,16 +9,18 @@ from selavpr_peft.matching.quantisation import (
 )
 from selavpr_peft.matching.ranking import num_in_doubt, rerank
 from selavpr_peft.matching.thinning import grid_locations, grid_within, query_grid, thin_out
-from selavpr_peft.matching.two_pass import rerank_in_two_passes
+from selavpr_peft.matching.two_pass import coarse_form, order_in_two_passes, rerank_in_two_passes
 
 __all__ = [
     "LOCAL_DTYPES",
+    "coarse_form",
     "count_mutual_matches",
     "fastest_local_dtype",
     "grid_locations",
     "grid_within",
     "mutual_matches",
     "num_in_doubt",
+    "order_in_two_passes",
     "quantize_local_features",
     "query_dtype",
     "query_grid",

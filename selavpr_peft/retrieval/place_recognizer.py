@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from peft import PeftModel
 from PIL import Image
 from torch import Tensor
 
 from selavpr_peft.data.schema import DEGREES, FRAME, IMAGE, KEY, METRES
 from selavpr_peft.errors import PlaceDatabaseError, UnreadableImageError
-from selavpr_peft.matching import count_mutual_matches, num_in_doubt, rerank
+from selavpr_peft.matching import coarse_form, count_mutual_matches, num_in_doubt, order_in_two_passes, rerank
 from selavpr_peft.modeling.preprocessing import as_rgb, read_image
 from selavpr_peft.retrieval.encoding import check_descriptions, describe
 from selavpr_peft.retrieval.matched_points import MatchedPoints, match_pictures
@@ -33,7 +33,8 @@ class RecognizedPlace:
         key: Name of the database image.
         row: Its row.
         score: Cosine similarity of the global descriptors.
-        num_matches: Mutual nearest neighbours of the local features; None where it was not re-ranked.
+        num_matches: Mutual nearest neighbours of the local features; None where it was not re-ranked, or only in the
+            first of two passes.
         image: Path of the database image; None if it came without one.
         columns: Everything else the database knows of it, coordinates among them.
     """
@@ -59,6 +60,7 @@ class _Question:
     top_k: int
     rerank_num: int
     rerank_window: float | int | None
+    num_exact: int | None
     is_allowed: Bool[np.ndarray, " N"] | None
 
 
@@ -87,6 +89,7 @@ class PlaceRecognizer:
         top_k: int = 10,
         rerank_num: int = 100,
         rerank_window: float | int | None = None,
+        num_exact: int | None = None,
         near: Point | None = None,
         radius_m: float | int | None = None,
         batch_size: int = 16,
@@ -99,6 +102,8 @@ class PlaceRecognizer:
             rerank_num: Candidates of retrieval that are re-ranked by their local features; 0 for none.
             rerank_window: Re-rank only candidates whose score lies within this of the best one's, and none where the
                 best is alone in that; None for all `rerank_num`.
+            num_exact: Re-rank in two passes: all candidates by a quarter of their locations in int8, and then so many
+                of the best by all there is; None for one pass. A database of fewer locations needs no such pass.
             near: Latitude and longitude in degrees around which to look; needs `radius_m`, and a database with the
                 columns `latitude` and `longitude`.
             radius_m: Distance from `near` in metres up to which a place is considered.
@@ -120,7 +125,9 @@ class PlaceRecognizer:
             raise ValueError(f"top_k must be at least 1 and rerank_num at least 0, got {top_k} and {rerank_num}.")
         if rerank_window is not None and not rerank_window >= 0:
             raise ValueError(f"rerank_window must be a difference of scores of 0 or more, got {rerank_window}.")
-        ask = _Question(top_k, rerank_num, rerank_window, self._near(near, radius_m))
+        if num_exact is not None and num_exact < 1:
+            raise ValueError(f"num_exact must be at least 1, got {num_exact}.")
+        ask = _Question(top_k, rerank_num, rerank_window, num_exact, self._near(near, radius_m))
         if isinstance(images, str | Path | Image.Image):
             return self._recognize_batch([images], ask)[0]
         ranked = []
@@ -178,15 +185,25 @@ class PlaceRecognizer:
             number = min(number, int(num_in_doubt(torch.from_numpy(scores), ask.rerank_window)))
         order, counts = torch.arange(len(rows)), {}
         if number and features is not None:
-            matches = count_mutual_matches(
-                self.database.query_form(features), self.database.local_features(rows[:number])
-            )
-            order = torch.cat((rerank(matches, order[:number]), order[number:]))
-            counts = dict(enumerate(matches.tolist()))
+            reranked, counts = self._rerank(features, rows[:number], ask.num_exact)
+            order = torch.cat((reranked, order[number:]))
         return [
             self._place(int(rows[position]), float(scores[position]), counts.get(position))
             for position in order[: ask.top_k].tolist()
         ]
+
+    def _rerank(
+        self, features: Tensor, rows: np.ndarray, num_exact: int | None
+    ) -> tuple[Int[Tensor, " K"], dict[int, int]]:
+        """Order candidates by their matches with one query; also tell the exact counts of some or all of them."""
+        query, candidates = self.database.query_form(features), self.database.local_features(rows)
+        is_whole = self.database.local_locations is None
+        if num_exact is not None and num_exact < len(rows) and is_whole:
+            forms = coarse_form(query), coarse_form(candidates)
+            order, counts = order_in_two_passes(query, forms[0], candidates, forms[1], num_exact)
+            return order, dict(zip(order[:num_exact].tolist(), counts.tolist(), strict=True))
+        counts = count_mutual_matches(query, candidates)
+        return rerank(counts, torch.arange(len(rows))), dict(enumerate(counts.tolist()))
 
     def _place(self, row: int, score: float, num_matches: int | None) -> RecognizedPlace:
         columns = dict(self.database.places[row])
@@ -207,7 +224,8 @@ class PlaceRecognizer:
         columns = self.database.places.column_names
         if not set(DEGREES) <= set(columns):
             raise ValueError(f"near needs a database with the columns 'latitude' and 'longitude', got {columns}.")
-        latitudes, longitudes = (np.array(self.database.places[name][:], dtype=np.float64) for name in DEGREES)
+        places = self.database.places.select_columns(list(DEGREES)).with_format("arrow")[:]  # lists would take seconds
+        latitudes, longitudes = (places[name].to_numpy().astype(np.float64, copy=False) for name in DEGREES)
         return distances_m(latitudes, longitudes, near) <= radius_m
 
 

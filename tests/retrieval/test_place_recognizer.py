@@ -65,6 +65,26 @@ class TestRecognize:
         assert [place.num_matches for place in found[5:]] == [None] * 3
         assert [place.score for place in found] == pytest.approx(scores[expected].tolist(), abs=1e-5)
 
+    @torch.inference_mode()
+    @pytest.mark.parametrize("local_dtype", ["float16", "binary"])
+    def test_in_two_passes_the_best_of_the_first_are_compared_by_all_there_is(
+        self, model, places, darkened, tmp_path, local_dtype
+    ):
+        database = PlaceDatabase.build(model, places, tmp_path / "db", local_dtype=local_dtype)
+        recognizer = PlaceRecognizer(model, database)
+        exact = {place.key: place.num_matches for place in recognizer.recognize(darkened, rerank_num=8)}
+        found = recognizer.recognize(darkened, rerank_num=8, num_exact=3)
+        assert [place.num_matches is None for place in found] == [False] * 3 + [True] * 7
+        assert all(place.num_matches == exact[place.key] for place in found[:3])
+        assert found[0].num_matches >= found[1].num_matches >= found[2].num_matches
+        assert found[0].key == max(exact, key=lambda key: exact[key] or 0)
+        assert sorted(place.row for place in found) == list(range(10))
+
+    def test_two_passes_over_few_candidates_or_locations_are_one(self, model, places, darkened, recognizer, tmp_path):
+        assert recognizer.recognize(darkened, num_exact=10) == recognizer.recognize(darkened)
+        thin = PlaceRecognizer(model, PlaceDatabase.build(model, places, tmp_path / "thin", keep_locations=20))
+        assert thin.recognize(darkened, num_exact=1) == thin.recognize(darkened)
+
     def test_several_pictures_are_answered_in_their_order(self, recognizer, photographs):
         images = [photographs / "3.png", str(photographs / "1.png"), Image.open(photographs / "8.png")]
         found = recognizer.recognize(images, top_k=1, batch_size=2)
