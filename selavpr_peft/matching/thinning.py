@@ -1,4 +1,4 @@
-"""Fewer local features per image: those at the points of an even grid.
+"""Fewer local features per image: those at the points of a grid.
 
 The local head enlarges the map of patches twice, to twice as many rows and columns each time. What it puts between
 two locations is computed by other weights than what it puts on them, and finds its match among its own kind. So a grid

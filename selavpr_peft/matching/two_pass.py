@@ -14,9 +14,9 @@ NUM_EXACT = 10
 
 def rerank_in_two_passes(
     query: Num[Tensor, "H W C"],
-    query_form: Num[Tensor, "_ _ D"],
-    candidates: Num[Tensor, "K h w C"],
-    candidate_forms: Num[Tensor, "K _ _ D"],
+    query_form: Num[Tensor, "_ _ _"],
+    candidates: Num[Tensor, "K h w D"],
+    candidate_forms: Num[Tensor, "K _ _ _"],
     rows: Int[Tensor, " K"],
     num_exact: int = NUM_EXACT,
 ) -> Int[Tensor, " K"]:
@@ -42,9 +42,9 @@ def rerank_in_two_passes(
 
 def order_in_two_passes(
     query: Num[Tensor, "H W C"],
-    query_form: Num[Tensor, "_ _ D"],
-    candidates: Num[Tensor, "K h w C"],
-    candidate_forms: Num[Tensor, "K _ _ D"],
+    query_form: Num[Tensor, "_ _ _"],
+    candidates: Num[Tensor, "K h w D"],
+    candidate_forms: Num[Tensor, "K _ _ _"],
     num_exact: int = NUM_EXACT,
 ) -> tuple[Int[Tensor, " K"], Int[Tensor, " E"]]:
     """Give the order of `rerank_in_two_passes`, and the exact counts of the first candidates in it.

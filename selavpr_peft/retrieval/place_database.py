@@ -145,7 +145,7 @@ class PlaceDatabase:
             places: Anything `load_places` takes; its database images.
             folder: Where to write.
             local_dtype: Form of the local features, one of STORED_DTYPES.
-            keep_locations: Local features kept of every image, at most, at the points of an even grid; None for all.
+            keep_locations: Local features kept of every image, at most, at the points of a grid; None for all.
             index_kind: One of `descriptor_index.KINDS`; None chooses by size.
             batch_size: Images per forward pass.
             num_workers: Processes that decode images.

@@ -18,6 +18,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from selavpr_peft.matching.two_pass import NUM_EXACT
 from selavpr_peft.retrieval import PlaceRecognizer, RecognizedPlace
 from selavpr_peft.retrieval.matched_points import match_pictures
 from selavpr_peft.serving.answers import (
@@ -123,7 +124,8 @@ class _Endpoints:
     def _recognize(self, content: bytes, top_k: int, rerank_num: int) -> RecognitionAnswer:
         photograph = read_photograph(content)
         start = perf_counter()
-        places = self.recognizer.recognize(photograph, top_k=top_k, rerank_num=rerank_num)
+        num_exact = max(top_k, NUM_EXACT)  # people wait for the answer, and only the places listed need exact counts
+        places = self.recognizer.recognize(photograph, top_k=top_k, rerank_num=rerank_num, num_exact=num_exact)
         return RecognitionAnswer(
             places=[self._describe_place(place) for place in places], duration_s=perf_counter() - start
         )

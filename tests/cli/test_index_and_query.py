@@ -36,7 +36,7 @@ class TestIndex:
             *("--output", tmp_path / "db", "--keep-locations", 12, "--json", "-"),
         )
         # patches of 56 in 112x168 are 2x3, local features 5x9
-        assert run.report["kept_locations"] == {"map_size": [5, 9], "grid": [2, 6]}
+        assert run.report["kept_locations"] == {"map_size": [5, 9], "grid": [2, 4]}
 
     def test_a_database_is_pushed_with_paths_relative_to_its_places(
         self, selavpr, walk, models, tmp_path, monkeypatch
