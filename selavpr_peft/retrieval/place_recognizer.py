@@ -183,7 +183,8 @@ class PlaceRecognizer:
         number = ask.rerank_num if len(rows) else 0
         if number and ask.rerank_window is not None:
             number = min(number, int(num_in_doubt(torch.from_numpy(scores), ask.rerank_window)))
-        order, counts = torch.arange(len(rows)), {}
+        order = torch.arange(len(rows))
+        counts: dict[int, int] = {}
         if number and features is not None:
             reranked, counts = self._rerank(features, rows[:number], ask.num_exact)
             order = torch.cat((reranked, order[number:]))
