@@ -23,24 +23,28 @@ from measuring import compare_sides, environment, write_report
 from torch import Tensor
 
 from selavpr_peft.matching import (
-    coarse_form,
+    count_matches_within_phases,
     count_mutual_matches,
     fastest_local_dtype,
     grid_within,
+    order_in_two_passes,
     quantize_local_features,
     query_dtype,
     query_grid,
     rerank_in_two_passes,
     thin_out,
 )
+from selavpr_peft.matching.phases import STRIDE
 from selavpr_peft.matching.two_pass import NUM_EXACT
 
 GRID, CHANNELS = 61, 128
 DTYPES = ("float32", "bfloat16", "int8", "binary")
-TWO_PASSES = ("int8, then float32 on ten", "int8 at 900 locations, then float32 on ten")
+PHASES = "float32 within phases"
+TWO_PASSES = ("int8, then float32 on ten", f"{PHASES}, then on ten")
 THINNED = ("float32 at 900 locations", "int8 at 484 locations")
-PATHS = ("plain", *DTYPES, *TWO_PASSES, *THINNED)
+PATHS = ("plain", *DTYPES, PHASES, *TWO_PASSES, *THINNED)
 OTHER_COUNTS = {**dict.fromkeys(TWO_PASSES, "exact for the best ten"), **dict.fromkeys(THINNED, "of these locations")}
+OTHER_COUNTS[PHASES] = "those within phases"
 
 
 def plain_counts(query: Tensor, candidates: Tensor) -> Tensor:
@@ -69,9 +73,12 @@ def prepare(path: str, num_candidates: int) -> Callable[[], Any]:
     query, candidates = features(num_candidates)
     if path == "plain":
         return lambda: plain_counts(query, candidates)
+    if path == PHASES:
+        return lambda: count_matches_within_phases(query, candidates)
+    if path.startswith(PHASES):
+        return lambda: order_in_two_passes(count_matches_within_phases(query, candidates), query, candidates)
     if path in TWO_PASSES:
-        form = coarse_form if "at 900" in path else lambda maps: quantize_local_features(maps, "int8")
-        forms = [form(maps) for maps in (query, candidates)]
+        forms = [quantize_local_features(maps, "int8") for maps in (query, candidates)]
         rows = torch.arange(num_candidates)
         return lambda: rerank_in_two_passes(query, forms[0], candidates, forms[1], rows)
     dtype = path.split()[0]
@@ -92,6 +99,9 @@ def grids(path: str) -> tuple[tuple[int, int], tuple[int, int]]:
 
 def num_operations(path: str) -> int:
     """Count the operations that the similarities of one pair take in the first or only pass."""
+    if path.startswith(PHASES):
+        sides = [len(range(first, GRID, STRIDE)) for first in range(STRIDE)]
+        return sum(2 * (rows * columns) ** 2 * CHANNELS for rows in sides for columns in sides)
     asked, kept = grids(path)
     return 2 * math.prod(asked) * math.prod(kept) * CHANNELS
 

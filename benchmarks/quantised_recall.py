@@ -36,6 +36,7 @@ from selavpr_peft.data.positives import positives_within
 from selavpr_peft.data.schema import positions
 from selavpr_peft.hub.loading import load_adapted_model
 from selavpr_peft.matching import (
+    count_matches_within_phases,
     count_mutual_matches,
     grid_locations,
     grid_within,
@@ -50,7 +51,8 @@ from selavpr_peft.modeling.preprocessing import Preprocessing
 from selavpr_peft.retrieval.encoding import encode_places
 from selavpr_peft.retrieval.index import search_exact
 
-FORMS = ("float16", "int8", "binary", *(f"int8 at {kept} locations" for kept in (900, 484, 225)))
+PHASES = "float32 within phases"
+FORMS = (PHASES, "float16", "int8", "binary", *(f"int8 at {kept} locations" for kept in (900, 484, 225)))
 ROTATIONS = ("none", "random", "principal axes", "ITQ")
 ITQ_ROUNDS = 30
 KEPT = (900, 484, 225)
@@ -79,22 +81,26 @@ def describe(model: PeftModel, places: Any) -> tuple[np.ndarray, Tensor]:
     return descriptors, torch.cat([batch.local_features for batch in batches if batch.local_features is not None])
 
 
-def first_places(query: Tensor, candidates: Tensor, rows: Tensor) -> dict[tuple[str, str], int]:
-    """Give the first place by every form and number of passes."""
-    exact = count_mutual_matches(query, candidates)
+def first_places(query: Tensor, candidates: Tensor, rows: Tensor) -> tuple[dict[tuple[str, str], int], int]:
+    """Give the first place by every form and number of passes, and how many counts change within phases."""
+    exact, num_changed = count_mutual_matches(query, candidates), 0
     first = {("float32", "one pass"): int(rerank(exact, rows)[0])}
     for form in FORMS:
-        counts = count_mutual_matches(*compared_forms(query, candidates, form))
+        if form == PHASES:
+            counts = count_matches_within_phases(query, candidates)
+            num_changed = int((counts != exact).sum())
+        else:
+            counts = count_mutual_matches(*compared_forms(query, candidates, form))
         first[form, "one pass"] = int(rerank(counts, rows)[0])
         # what rerank_in_two_passes does, with the exact counts that are known here
         best = rerank(counts, torch.arange(len(rows)))[:NUM_EXACT].sort().values
         first[form, "two passes"] = int(rerank(exact[best], rows[best])[0])
-    return first
+    return first, num_changed
 
 
 def compared_forms(query: Tensor, candidates: Tensor, form: str) -> tuple[Tensor, Tensor]:
     """Put a query (H, W, C) and database images (K, H, W, C) in one of FORMS."""
-    dtype, _, kept = form.partition(" at ")
+    dtype, _, kept = form.removesuffix(" within phases").partition(" at ")
     if kept:
         size = (query.shape[0], query.shape[1])
         grid = grid_within(size, int(kept.split()[0]))
@@ -256,13 +262,15 @@ def night_pair(arguments: argparse.Namespace) -> tuple[Any, Any, list[np.ndarray
 def changes(model: PeftModel, pairs: Iterable[tuple[Any, Any, list[np.ndarray]]]) -> dict[str, Any]:
     """Count what every form changes, alone and with a second pass."""
     hits: dict[tuple[str, str], list[bool]] = {}
+    num_changed = 0
     for queries, database, positives in pairs:
         (query_descriptors, query_features), (descriptors, features) = (
             describe(model, table) for table in (queries, database)
         )
         found = torch.from_numpy(search_exact(query_descriptors, descriptors, RERANK_NUM))
         for number in tqdm(range(len(queries)), desc="re-ranking", unit="query"):
-            first = first_places(query_features[number], features[found[number]], found[number])
+            first, changed = first_places(query_features[number], features[found[number]], found[number])
+            num_changed += changed
             for way, row in first.items():
                 hits.setdefault(way, []).append(row in positives[number])
     exact = np.array(hits["float32", "one pass"])
@@ -274,7 +282,12 @@ def changes(model: PeftModel, pairs: Iterable[tuple[Any, Any, list[np.ndarray]]]
             won, lost = int((hit & ~exact).sum()), int((exact & ~hit).sum())
             row[way] = {"won": won, "lost": lost, "recall_at_1": float(hit.mean())}
         print(form, report["forms"][form], flush=True)
-    return report | {"recall_at_1": float(exact.mean()), "bytes_per_image": features[0].nbytes}
+    return report | {
+        "recall_at_1": float(exact.mean()),
+        "bytes_per_image": features[0].nbytes,
+        "pairs": len(exact) * RERANK_NUM,
+        "pairs_with_another_count_within_phases": num_changed,
+    }
 
 
 def main() -> None:

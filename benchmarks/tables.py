@@ -122,7 +122,9 @@ def quantised_recall(report: Report) -> str:
     lead = (
         f"\nOf {report['num_queries']} queries; R@1 in % is {_percent(report['recall_at_1'])} in float32. Untrained: a"
         f" fresh adapter and {untrained['num_queries']} queries by night (frames {untrained['query_frames']}), R@1"
-        f" {_percent(untrained['recall_at_1'])} in float32."
+        f" {_percent(untrained['recall_at_1'])} in float32.\n\nOf {report['pairs']:,} pairs"
+        f" {report['pairs_with_another_count_within_phases']} have another count within phases; untrained, of"
+        f" {untrained['pairs']:,} pairs {untrained['pairs_with_another_count_within_phases']}."
     )
     return _table(header, rows) + f"{lead} {_where(report)}\n"
 

@@ -1,6 +1,7 @@
 """Match local features as mutual nearest neighbours and re-rank candidates by the number of matches."""
 
 from selavpr_peft.matching.mutual_neighbours import count_mutual_matches, mutual_matches
+from selavpr_peft.matching.phases import count_matches_within_phases
 from selavpr_peft.matching.quantisation import (
     LOCAL_DTYPES,
     fastest_local_dtype,
@@ -9,11 +10,11 @@ from selavpr_peft.matching.quantisation import (
 )
 from selavpr_peft.matching.ranking import num_in_doubt, rerank
 from selavpr_peft.matching.thinning import grid_locations, grid_within, query_grid, thin_out
-from selavpr_peft.matching.two_pass import coarse_form, order_in_two_passes, rerank_in_two_passes
+from selavpr_peft.matching.two_pass import order_in_two_passes, rerank_in_two_passes
 
 __all__ = [
     "LOCAL_DTYPES",
-    "coarse_form",
+    "count_matches_within_phases",
     "count_mutual_matches",
     "fastest_local_dtype",
     "grid_locations",

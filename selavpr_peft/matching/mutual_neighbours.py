@@ -12,7 +12,8 @@ from jaxtyping import Bool, Int, Num
 from torch import Tensor
 
 from selavpr_peft.matching import fused
-from selavpr_peft.matching.packing import as_vectors, num_channels
+from selavpr_peft.matching.checks import check_comparable, not_finite
+from selavpr_peft.matching.packing import as_vectors
 from selavpr_peft.matching.threads import map_in_threads
 from selavpr_peft.matching.tiled import TiledSearch
 
@@ -38,7 +39,7 @@ def mutual_matches(
         [[0, 2], [1, 0]]
     """
     query, candidate = _as_rows(query_features), _as_rows(candidate_features)
-    _check_comparable(query, candidate)
+    check_comparable(query, candidate)
     if not len(query) or not len(candidate):
         return torch.empty(0, 2, dtype=torch.long, device=query.device)
     forward, backward = _nearest_both_ways(query, candidate[None])
@@ -67,7 +68,7 @@ def count_mutual_matches(
         ValueError: If channels or types differ, or a feature is not a number.
     """
     query, candidates = _as_rows(query_features), candidate_features.detach().flatten(1, -2)
-    _check_comparable(query, candidates)
+    check_comparable(query, candidates)
     if not len(query) or not candidates.shape[0] or not candidates.shape[1]:
         return torch.zeros(len(candidates), dtype=torch.long, device=query.device)
     return _are_mutual(*_nearest_both_ways(query, candidates)).sum(dim=1)
@@ -86,7 +87,7 @@ def _nearest_both_ways(
             over_candidates = map_in_threads if query.device.type == "cpu" else map
             found = list(over_candidates(lambda rows: search.nearest_both_ways(as_vectors(rows)), candidates.unbind()))
     except FloatingPointError:
-        raise _not_finite(query, candidates) from None
+        raise not_finite(query, candidates) from None
     return torch.stack([forward for forward, _ in found]), torch.stack([backward for _, backward in found])
 
 
@@ -98,22 +99,3 @@ def _are_mutual(forward: Int[Tensor, "K N"], backward: Int[Tensor, "K M"]) -> Bo
 def _as_rows(features: Tensor) -> Num[Tensor, "N C"]:
     """Lay a map out as a list of locations, row by row."""
     return features.detach().reshape(-1, features.shape[-1])
-
-
-def _check_comparable(query: Tensor, candidates: Tensor) -> None:
-    are_whole = not (query.is_floating_point() or candidates.is_floating_point())
-    if num_channels(query) != num_channels(candidates) or not (are_whole or query.dtype == candidates.dtype):
-        raise ValueError(
-            "Local features must have the same number of channels, and be of the same type or all whole numbers, got"
-            f" {num_channels(query)} {query.dtype} for the query and {num_channels(candidates)} {candidates.dtype} for"
-            " the database image; were they made by the same adapter?"
-        )
-
-
-def _not_finite(query: Tensor, candidates: Tensor) -> ValueError:
-    damaged = [name for name, rows in (("query", query), ("database image", candidates)) if not rows.isfinite().all()]
-    if not damaged:
-        return ValueError("Similarities of local features are too large for float32; features must be unit vectors.")
-    return ValueError(
-        f"The local features of the {damaged[0]} hold NaN or infinity; check its pixels and the model's weights."
-    )

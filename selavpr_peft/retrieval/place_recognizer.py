@@ -14,7 +14,13 @@ from torch import Tensor
 
 from selavpr_peft.data.schema import DEGREES, FRAME, IMAGE, KEY, METRES
 from selavpr_peft.errors import PlaceDatabaseError, UnreadableImageError
-from selavpr_peft.matching import coarse_form, count_mutual_matches, num_in_doubt, order_in_two_passes, rerank
+from selavpr_peft.matching import (
+    count_matches_within_phases,
+    count_mutual_matches,
+    num_in_doubt,
+    order_in_two_passes,
+    rerank,
+)
 from selavpr_peft.modeling.preprocessing import as_rgb, read_image
 from selavpr_peft.retrieval.encoding import check_descriptions, describe
 from selavpr_peft.retrieval.matched_points import MatchedPoints, match_pictures
@@ -102,8 +108,8 @@ class PlaceRecognizer:
             rerank_num: Candidates of retrieval that are re-ranked by their local features; 0 for none.
             rerank_window: Re-rank only candidates whose score lies within this of the best one's, and none where the
                 best is alone in that; None for all `rerank_num`.
-            num_exact: Re-rank in two passes: all candidates by a quarter of their locations in int8, and then so many
-                of the best by all there is; None for one pass. A database of fewer locations needs no such pass.
+            num_exact: Re-rank in two passes: all candidates within phases (`count_matches_within_phases`), and then so
+                many of the best exactly; None for one pass. A database of fewer locations needs no such pass.
             near: Latitude and longitude in degrees around which to look; needs `radius_m`, and a database with the
                 columns `latitude` and `longitude`.
             radius_m: Distance from `near` in metres up to which a place is considered.
@@ -200,8 +206,8 @@ class PlaceRecognizer:
         query, candidates = self.database.query_form(features), self.database.local_features(rows)
         is_whole = self.database.local_locations is None
         if num_exact is not None and num_exact < len(rows) and is_whole:
-            forms = coarse_form(query), coarse_form(candidates)
-            order, counts = order_in_two_passes(query, forms[0], candidates, forms[1], num_exact)
+            first_counts = count_matches_within_phases(query, candidates)
+            order, counts = order_in_two_passes(first_counts, query, candidates, num_exact)
             return order, dict(zip(order[:num_exact].tolist(), counts.tolist(), strict=True))
         counts = count_mutual_matches(query, candidates)
         return rerank(counts, torch.arange(len(rows))), dict(enumerate(counts.tolist()))

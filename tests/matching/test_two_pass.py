@@ -5,7 +5,6 @@ import torch
 from torch.nn.functional import normalize
 
 from selavpr_peft.matching import (
-    coarse_form,
     count_mutual_matches,
     quantize_local_features,
     rerank,
@@ -71,18 +70,3 @@ class TestRerankInTwoPasses:
     def test_at_least_one_must_be_compared_exactly(self, query, candidates):
         with pytest.raises(ValueError, match="num_exact must be at least 1, got 0"):
             in_two_passes(query, candidates, torch.arange(8), "int8", num_exact=0)
-
-
-class TestCoarseForm:
-    def test_it_is_a_quarter_of_the_locations_in_int8(self):
-        features = random_map(3, 9, 13, 16)
-        assert torch.equal(coarse_form(features), quantize_local_features(features[:, 1::2, 1::2], "int8"))
-        assert coarse_form(features.half()).shape == (3, 4, 6, 16)
-
-    @pytest.mark.parametrize("dtype", ["int8", "binary"])
-    def test_whole_numbers_stay_what_they_are(self, dtype):
-        form = quantize_local_features(random_map(9, 13, 16), dtype)
-        assert torch.equal(coarse_form(form), form[1::2, 1::2])
-
-    def test_a_map_of_one_row_keeps_it(self):
-        assert coarse_form(random_map(1, 2, 8)).shape == (1, 1, 8)
