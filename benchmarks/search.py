@@ -9,6 +9,7 @@ building, descriptors included, and what the index itself holds.
 """
 
 import argparse
+import json
 import multiprocessing
 import statistics
 import tempfile
@@ -19,15 +20,18 @@ from typing import Any
 
 import faiss
 import numpy as np
-from crops import NUM_CHANNELS, gaussian_descriptors, make_descriptors
+from crops import gaussian_descriptors, make_descriptors
 from measuring import environment, held_bytes, restart_peak, write_report
 
-from selavpr_peft.retrieval.descriptor_index import IVF_PQ, KINDS, DescriptorIndex, choose_kind
+from selavpr_peft.retrieval.descriptor_index import FLAT, IVF_PQ, KINDS, DescriptorIndex, choose_kind
 
 NUM_QUERIES, WANTED = 200, 10
 SIZES = (10_000, 100_000, 1_000_000)
+TASK = ("source", "rows", "kind")
 LARGEST = {IVF_PQ: 100_000}
 """Its codes are too coarse for more rows."""
+
+LEFT_OUT = [("gaussian", FLAT), ("gaussian", IVF_PQ)]
 
 SOURCES: dict[str, Callable[[int, int], tuple[np.ndarray, np.ndarray]]] = {
     "crops": make_descriptors,
@@ -77,6 +81,14 @@ def measure(source: str, num_rows: int, kind: str) -> dict[str, Any]:
     }
 
 
+def rows_before(path: str | None) -> list[dict[str, Any]]:
+    """Read what was measured before: large rows take minutes, and stay when others are measured anew."""
+    if path is None or not Path(path).exists():
+        return []
+    rows: list[dict[str, Any]] = json.loads(Path(path).read_text())["rows"]
+    return rows
+
+
 def timed_batch(index: DescriptorIndex, queries: np.ndarray) -> float:
     """Search for all queries at once; seconds per query, median of three."""
     times = []
@@ -92,12 +104,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)))
     parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--sources", default=",".join(SOURCES))
     parser.add_argument("--json")
     arguments = parser.parse_args()
     sizes, kinds = [int(size) for size in arguments.sizes.split(",")], arguments.kinds.split(",")
-    work = [("crops", size, kind) for kind in kinds for size in sizes if size <= LARGEST.get(kind, size)]
-    work += [("gaussian", max(sizes), kind) for kind in kinds if kind == choose_kind(max(sizes), NUM_CHANNELS)]
-    report: dict[str, Any] = {**environment(), "faiss": faiss.__version__, "num_queries": NUM_QUERIES, "rows": []}
+    sources = arguments.sources.split(",")
+    work = [
+        (source, size, kind)
+        for source in sources
+        for kind in kinds
+        for size in sizes
+        if size <= LARGEST.get(kind, size) and (source, kind) not in LEFT_OUT
+    ]
+    report: dict[str, Any] = {**environment(), "faiss": faiss.__version__, "num_queries": NUM_QUERIES}
+    report["rows"] = [row for row in rows_before(arguments.json) if tuple(row[name] for name in TASK) not in work]
     print(
         f"{'':<10}{'rows':>9} {'kind':<8}{'build s':>9}{'peak GB':>9}{'index GB':>9}{'recall':>8}"
         f"{'ms':>9}{'exact':>9}{'faster':>8}{'batched':>9}{'faster':>8}"
