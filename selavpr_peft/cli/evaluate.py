@@ -1,6 +1,6 @@
 """`selavpr evaluate`: Recall@N of retrieval and of re-ranking."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -10,14 +10,10 @@ from selavpr_peft.cli.printing import quiet_host_libraries, recall_table, write_
 if TYPE_CHECKING:
     from selavpr_peft.evaluation.evaluator import TwoStageResult
 
-Places = Annotated[
-    str, typer.Option(metavar="DIR[:TRAVERSE]", help="Folder with places.csv, and the traverse to take from it.")
-]
-
 
 def evaluate(
-    database: Places,
-    queries: Places,
+    database: options.Places,
+    queries: options.Places,
     positive_radius: options.PositiveRadius,
     backbone: options.Backbone,
     adapter: options.Adapter = None,
@@ -87,20 +83,42 @@ def print_result(result: "TwoStageResult", protocol: dict[str, Any]) -> None:
         result: What the evaluation found.
         protocol: Its settings.
     """
-    height, width = protocol["image_size"]
     lines = [
         f"database  {protocol['database']}: {result.num_database} images",
         f"queries   {protocol['queries']}: {result.num_queries} images, positives within"
         f" {protocol['positive_radius']:g} {result.radius_unit}",
-        f"model     {protocol['backbone']} with {protocol['adapter'] or 'a fresh adapter'}, {protocol['dtype']},"
-        f" {height}x{width} {protocol['resize']}",
+        model_line(protocol),
+        *(f"          {sentence}" for sentence in what_was_missed(result)),
     ]
-    if result.num_queries_without_positive:
-        lines.append(f"          {result.num_queries_without_positive} queries have no positive and count as missed")
-    if result.unreadable:
-        lines.append(f"          {len(result.unreadable)} images could not be read")
     typer.echo("\n".join(lines))
     typer.echo("\n" + both_stages(result, protocol["rerank_num"]))
+
+
+def model_line(protocol: dict[str, Any]) -> str:
+    """Say which model saw the images in which size.
+
+    Args:
+        protocol: The settings of an evaluation.
+    """
+    height, width = protocol["image_size"]
+    return (
+        f"model     {protocol['backbone']} with {protocol['adapter'] or 'a fresh adapter'}, {protocol['dtype']},"
+        f" {height}x{width} {protocol['resize']}"
+    )
+
+
+def what_was_missed(result: "TwoStageResult") -> list[str]:
+    """Say what lowers the recall whatever the model is.
+
+    Args:
+        result: What the evaluation found.
+    """
+    sentences = []
+    if result.num_queries_without_positive:
+        sentences.append(f"{result.num_queries_without_positive} queries have no positive and count as missed")
+    if result.unreadable:
+        sentences.append(f"{len(result.unreadable)} images could not be read")
+    return sentences
 
 
 def both_stages(result: "TwoStageResult", rerank_num: int) -> str:

@@ -24,9 +24,7 @@ def index(
         str | None,
         typer.Option(help="Form of the local features: float32, float16 (the default), int8 or binary."),
     ] = None,
-    keep_locations: Annotated[
-        int | None, typer.Option(help="Local features kept of every image, at most; by default all.", min=1)
-    ] = None,
+    keep_locations: options.KeepLocations = None,
     kind: Annotated[
         str | None, typer.Option(help="Index: flat, hnsw, ivf-sq or ivf-pq; by default chosen by size.")
     ] = None,

@@ -13,10 +13,16 @@ Adapter = Annotated[
     str | None,
     typer.Option(help="Hub id or folder of an adapter; without it the frozen backbone with a fresh one is used."),
 ]
-PositiveRadius = Annotated[
-    float,
-    typer.Option(help="Distance up to which a database image shows the query's place, in metres or frames.", min=0),
-]
+_PLACES = typer.Option(
+    metavar="DIR[:TRAVERSE]", help="Folder with places.csv, and the traverse to take from it.", show_default=False
+)
+Places = Annotated[str, _PLACES]
+OptionalPlaces = Annotated[str | None, _PLACES]
+_POSITIVE_RADIUS = typer.Option(
+    help="Distance up to which a database image shows the query's place, in metres or frames.", min=0
+)
+PositiveRadius = Annotated[float, _POSITIVE_RADIUS]
+OptionalPositiveRadius = Annotated[float | None, _POSITIVE_RADIUS]
 RerankNum = Annotated[int, typer.Option(help="Candidates that are re-ranked by local features (paper: 100).", min=1)]
 Frames = Annotated[str | None, typer.Option(help="Take only frames A-B, both included.", metavar="A-B")]
 DType = Annotated[str, typer.Option(help="Type of the backbone's weights: float32, bfloat16 or float16.")]
@@ -29,6 +35,9 @@ Json = Annotated[
     str | None, typer.Option("--json", help="Write the results to this file; - is standard output.", metavar="PATH")
 ]
 LocalDType = Annotated[str, typer.Option(help="Form of the local features: float32, float16, int8 or binary.")]
+KeepLocations = Annotated[
+    int | None, typer.Option(help="Local features kept of every image, at most; by default all.", min=1)
+]
 Picture = Annotated[Path, typer.Option("--output", help="PNG file to write.", metavar="FILE.png")]
 DotsPerInch = Annotated[int, typer.Option(help="Resolution of the picture.", min=30, max=1200)]
 DTYPES = ("float32", "bfloat16", "float16")

@@ -3,7 +3,7 @@
 import inspect
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,32 @@ def recall_table(rows: Mapping[str, Mapping[int, float] | None]) -> str:
     Args:
         rows: Recall@N by N (shares in [0, 1]) of every stage; a stage that was not run is left out.
     """
+    return lay_out(recall_rows(rows))
+
+
+def recall_rows(rows: Mapping[str, Mapping[int, float] | None]) -> list[list[str]]:
+    """Give the rows of a table of Recall@N in percent, the names of the columns first.
+
+    Args:
+        rows: Recall@N by N (shares in [0, 1]) of every stage; a stage that was not run is left out.
+    """
     stages = {name: recalls for name, recalls in rows.items() if recalls is not None}
-    width = max(map(len, stages))
-    columns = next(iter(stages.values()))
-    lines = [" " * width + "".join(f"{f'R@{n}':>8}" for n in columns)]
-    lines += [
-        f"{name:<{width}}" + "".join(f"{100 * share:8.1f}" for share in stages[name].values()) for name in stages
+    names = ["", *(f"R@{n}" for n in next(iter(stages.values())))]
+    return [
+        names,
+        *([name, *(f"{100 * share:.1f}" for share in recalls.values())] for name, recalls in stages.items()),
     ]
-    return "\n".join(lines)
+
+
+def lay_out(rows: Sequence[Sequence[str]], width: int = 8) -> str:
+    """Lay out rows below one another: the first column to the left, numbers to the right.
+
+    Args:
+        rows: Texts of the cells; rows may be of different lengths.
+        width: Characters of every column but the first.
+    """
+    first = max(len(row[0]) for row in rows)
+    return "\n".join(f"{row[0]:<{first}}" + "".join(f"{cell:>{width}}" for cell in row[1:]) for row in rows)
 
 
 def write_json(report: Mapping[str, Any], path: str) -> None:

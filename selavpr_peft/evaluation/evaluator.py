@@ -53,6 +53,42 @@ class TwoStageResult:
     num_queries_without_positive: int
     unreadable: list[str]
 
+    @classmethod
+    def of(
+        cls,
+        retrieved: np.ndarray,
+        predictions: np.ndarray | None,
+        positives: list[np.ndarray],
+        n_values: Sequence[int],
+        *,
+        num_database: int,
+        radius_unit: str,
+        unreadable: list[str],
+    ) -> "TwoStageResult":
+        """Compare what was found for every query with what should have been.
+
+        Args:
+            retrieved: (Q, K) database rows by retrieval.
+            predictions: The same after re-ranking; None for a model without local head.
+            positives: Database rows within the radius of every query, those that could be read.
+            n_values: The N of Recall@N.
+            num_database: Database images that could be read.
+            radius_unit: Unit of the positive radius.
+            unreadable: Images that were left out, with the reason.
+        """
+        return cls(
+            num_queries=len(retrieved),
+            num_database=num_database,
+            radius_unit=radius_unit,
+            retrieval=recall_at_n(retrieved, positives, n_values),
+            reranked=None if predictions is None else recall_at_n(predictions, positives, n_values),
+            retrieved=retrieved,
+            predictions=retrieved if predictions is None else predictions,
+            positives=positives,
+            num_queries_without_positive=sum(not len(rows) for rows in positives),
+            unreadable=unreadable,
+        )
+
     def as_report(self, protocol: dict[str, Any]) -> dict[str, Any]:
         """Give what is written to a JSON file.
 
@@ -117,41 +153,80 @@ def evaluate_two_stage(
         UnreadableImageError: In strict mode, or if no image of a table can be read.
         ValueError: If a table is empty, the tables measure positions in different units, or a setting is out of range.
     """
-    _check_settings(rerank_num, n_values, {"queries": queries, "database": database})
-    own = _own_rows(queries, database)
-    positives = positives_within(positions(queries), positions(database), positive_radius)
-    positives = [rows[rows != own_row] for rows, own_row in zip(positives, own, strict=True)]
+    check_settings(rerank_num, n_values, queries, database)
+    own, positives = own_and_positives(queries, database, positive_radius)
     with tempfile.TemporaryDirectory(prefix="selavpr-") as folder:
         options = {"batch_size": batch_size, "num_workers": num_workers, "is_strict": is_strict}
         indexed = _encode(model, database, preprocessing, Path(folder, "database"), "database", options)
         asked = _encode(model, queries, preprocessing, Path(folder, "queries"), "queries", options)
         found = _retrieve(asked, indexed, own, max(rerank_num, *n_values))
-        ranked = _rerank_all(asked, indexed, found, rerank_num) if indexed.has_local_features else found
-    retrieved = _by_table_row(found, asked, indexed, len(queries))
-    predictions = _by_table_row(ranked, asked, indexed, len(queries))
-    positives = [np.intersect1d(rows, indexed.rows) for rows in positives]
-    return TwoStageResult(
-        num_queries=len(queries),
+        ranked = _rerank_all(asked, indexed, found, rerank_num) if indexed.has_local_features else None
+    return TwoStageResult.of(
+        _by_table_row(found, asked, indexed, len(queries)),
+        None if ranked is None else _by_table_row(ranked, asked, indexed, len(queries)),
+        [np.intersect1d(rows, indexed.rows) for rows in positives],
+        n_values,
         num_database=len(indexed.rows),
         radius_unit=radius_unit(database),
-        retrieval=recall_at_n(retrieved, positives, n_values),
-        reranked=recall_at_n(predictions, positives, n_values) if indexed.has_local_features else None,
-        retrieved=retrieved,
-        predictions=predictions,
-        positives=positives,
-        num_queries_without_positive=sum(not len(rows) for rows in positives),
         unreadable=[*indexed.unreadable, *asked.unreadable],
     )
 
 
-def _check_settings(rerank_num: int, n_values: Sequence[int], tables: dict[str, Dataset]) -> None:
-    """Refuse before the long work what would fail after it."""
+def check_settings(rerank_num: int, n_values: Sequence[int], queries: Dataset, database: Dataset) -> None:
+    """Refuse before the long work what would fail after it.
+
+    Args:
+        rerank_num: Candidates that are re-ranked.
+        n_values: The N of Recall@N.
+        queries: Table of places to locate.
+        database: Table of places to search.
+
+    Raises:
+        ValueError: If a table is empty or a number is out of range.
+    """
     if rerank_num < 1:
         raise ValueError(f"rerank_num must be at least 1, got {rerank_num}.")
     check_n_values(n_values)
-    for name, places in tables.items():
+    for name, places in {"queries": queries, "database": database}.items():
         if not len(places):
             raise ValueError(f"The table of the {name} must have at least one image, got none.")
+
+
+def own_and_positives(queries: Dataset, database: Dataset, radius: float | int) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Give the database rows that a query must not be answered with, and those that it should be.
+
+    Args:
+        queries: Table of places to locate.
+        database: Table of places to search.
+        radius: Distance up to which a database image shows the query's place, in metres or frames.
+
+    Returns:
+        The row of each query's own picture, -1 where the database does not have it, and the rows of all others within
+        the radius.
+
+    Raises:
+        ValueError: If the tables measure positions in different units, or the radius is negative.
+    """
+    own = _own_rows(queries, database)
+    positives = positives_within(positions(queries), positions(database), radius)
+    return own, [rows[rows != own_row] for rows, own_row in zip(positives, own, strict=True)]
+
+
+def check_any_readable(num_readable: int, unreadable: Sequence[str], name: str) -> None:
+    """Raise if no image of a table could be read.
+
+    Args:
+        num_readable: Images that could.
+        unreadable: Why the others could not.
+        name: What a message calls the table.
+
+    Raises:
+        UnreadableImageError: With the first reason.
+    """
+    if not num_readable:
+        raise UnreadableImageError(
+            f"None of the {len(unreadable)} images of the {name} can be read; the first: {unreadable[0]}"
+        )
 
 
 def _encode(
@@ -173,10 +248,7 @@ def _encode(
         encoded.has_local_features = batch.local_features is not None
         if batch.local_features is not None:
             encoded.features.append(batch.local_features)
-    if not encoded.rows:
-        raise UnreadableImageError(
-            f"None of the {len(places)} images of the {name} can be read; the first: {encoded.unreadable[0]}"
-        )
+    check_any_readable(len(encoded.rows), encoded.unreadable, name)
     return encoded
 
 
@@ -188,7 +260,7 @@ def _own_rows(queries: Dataset, database: Dataset) -> np.ndarray:
 
 def _retrieve(asked: _Encoded, indexed: _Encoded, own: np.ndarray, num_candidates: int) -> np.ndarray:
     """Search the readable images, leaving a query's own picture out; results are positions among the readable."""
-    own_position = _positions_of(own[asked.rows], indexed.rows)
+    own_position = positions_of(own[asked.rows], indexed.rows)
     if (own_position < 0).all():
         return search_exact(_stack(asked), _stack(indexed), num_candidates)
     found = search_exact(_stack(asked), _stack(indexed), num_candidates + 1)
@@ -197,8 +269,13 @@ def _retrieve(asked: _Encoded, indexed: _Encoded, own: np.ndarray, num_candidate
     return found[is_other].reshape(len(found), -1)
 
 
-def _positions_of(rows: np.ndarray, present: list[int]) -> np.ndarray:
-    """Turn table rows into positions among those present, -1 for others."""
+def positions_of(rows: np.ndarray, present: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Turn table rows into positions among those present, -1 for others.
+
+    Args:
+        rows: Rows of a table.
+        present: Those that could be read.
+    """
     position_of = {row: position for position, row in enumerate(present)}
     return np.array([position_of.get(row, -1) for row in rows.tolist()])
 

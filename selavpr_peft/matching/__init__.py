@@ -1,5 +1,6 @@
 """Match local features as mutual nearest neighbours and re-rank candidates by the number of matches."""
 
+from selavpr_peft.matching.forms import database_form, query_form
 from selavpr_peft.matching.mutual_neighbours import count_mutual_matches, mutual_matches
 from selavpr_peft.matching.phases import count_matches_within_phases
 from selavpr_peft.matching.quantisation import (
@@ -16,6 +17,7 @@ __all__ = [
     "LOCAL_DTYPES",
     "count_matches_within_phases",
     "count_mutual_matches",
+    "database_form",
     "fastest_local_dtype",
     "grid_locations",
     "grid_within",
@@ -24,6 +26,7 @@ __all__ = [
     "order_in_two_passes",
     "quantize_local_features",
     "query_dtype",
+    "query_form",
     "query_grid",
     "rerank",
     "rerank_in_two_passes",

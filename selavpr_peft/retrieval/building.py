@@ -8,16 +8,14 @@ import numpy as np
 import pyarrow as pa
 import torch
 from datasets import Dataset, Image
-from jaxtyping import Float, Num
 from peft import PeftModel
 from pyarrow import parquet
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from selavpr_peft.data.schema import IMAGE, KEY
 from selavpr_peft.errors import PlaceDatabaseError
 from selavpr_peft.files import crc32_of, write_atomically
-from selavpr_peft.matching import grid_within, quantize_local_features, thin_out
+from selavpr_peft.matching import database_form, grid_within
 from selavpr_peft.modeling.local_head import local_map_size
 from selavpr_peft.modeling.packed_linear import packed_weights
 from selavpr_peft.modeling.preprocessing import Preprocessing
@@ -28,6 +26,7 @@ from selavpr_peft.retrieval.manifest import (
     MANIFEST,
     SCHEMA_VERSION,
     describe_settings,
+    kept_grid,
     locked,
     read_manifest,
     write_manifest,
@@ -218,15 +217,10 @@ def describe_steps(
 
 
 def _append_local_features(features: ShardedArray, batches: list[EncodedBatch], manifest: dict[str, Any]) -> None:
-    forms = [_stored_form(batch.local_features, manifest) for batch in batches if batch.local_features is not None]
+    maps = [batch.local_features for batch in batches if batch.local_features is not None]
+    forms = [database_form(some, manifest["local_dtype"], kept_grid(manifest)) for some in maps]
     if forms:
         features.append(torch.cat(forms).numpy())
-
-
-def _stored_form(features: Float[Tensor, "B H W C"], manifest: dict[str, Any]) -> Num[Tensor, "B h w D"]:
-    kept = manifest["kept_locations"]
-    some = features if kept is None else thin_out(features, tuple(kept["grid"]))
-    return quantize_local_features(some, manifest["local_dtype"])
 
 
 def with_paths(table: Dataset) -> pa.Table:

@@ -78,6 +78,16 @@ def describe_settings(model: PeftModel) -> dict[str, Any]:
     }
 
 
+def kept_grid(manifest: dict[str, Any]) -> tuple[int, int] | None:
+    """Give the rows and columns of local features that a database keeps of a map; None where it keeps all.
+
+    Args:
+        manifest: Its manifest.
+    """
+    kept = manifest["kept_locations"]
+    return None if kept is None else tuple(kept["grid"])
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keep other writers out of a database while the block runs.

@@ -29,25 +29,31 @@ from selavpr_peft.data.loading import DATABASE, load_places
 from selavpr_peft.data.schema import KEY
 from selavpr_peft.errors import PlaceDatabaseError
 from selavpr_peft.files import crc32_of, folder_written_at_once
-from selavpr_peft.matching import (
-    LOCAL_DTYPES,
-    grid_locations,
-    quantize_local_features,
-    query_dtype,
-    query_grid,
-    thin_out,
-)
+from selavpr_peft.matching import LOCAL_DTYPES, grid_locations, query_form
 from selavpr_peft.modeling.preprocessing import Preprocessing
 from selavpr_peft.retrieval import building
 from selavpr_peft.retrieval.adding import add_places
 from selavpr_peft.retrieval.building import ARRAYS, DESCRIPTORS, LOCAL_FEATURES
 from selavpr_peft.retrieval.descriptor_index import DescriptorIndex
-from selavpr_peft.retrieval.manifest import describe_settings, locked, read_manifest, write_manifest
+from selavpr_peft.retrieval.manifest import describe_settings, kept_grid, locked, read_manifest, write_manifest
 from selavpr_peft.retrieval.publishing import fetch_database, push_database
 from selavpr_peft.retrieval.sharded_array import ShardedArray
 
 STORED_DTYPES = tuple(name for name in LOCAL_DTYPES if name != "bfloat16")
 """Forms of local features that NumPy can store."""
+
+
+def check_stored_dtype(local_dtype: str) -> None:
+    """Raise if local features cannot be kept in a form.
+
+    Args:
+        local_dtype: What it was called.
+
+    Raises:
+        ValueError: Naming STORED_DTYPES.
+    """
+    if local_dtype not in STORED_DTYPES:
+        raise ValueError(f"local_dtype must be one of {', '.join(map(repr, STORED_DTYPES))}, got {local_dtype!r}.")
 
 
 class PlaceDatabase:
@@ -157,8 +163,7 @@ class PlaceDatabase:
             ValueError: If there is no place, `local_dtype` is not known, or fewer than one location is to be kept.
             OSError: If the disk is full; the build goes on from there when it is run again.
         """
-        if local_dtype not in STORED_DTYPES:
-            raise ValueError(f"local_dtype must be one of {', '.join(map(repr, STORED_DTYPES))}, got {local_dtype!r}.")
+        check_stored_dtype(local_dtype)
         table = load_places(places)[DATABASE]
         if not len(table):
             raise ValueError("A place database needs at least one image, got none.")
@@ -223,10 +228,7 @@ class PlaceDatabase:
         Returns:
             At least as fine as what is stored; where locations were thinned out, those of the same kind.
         """
-        kept = self.manifest["kept_locations"]
-        if kept is not None:
-            features = thin_out(features, query_grid(tuple(kept["map_size"]), tuple(kept["grid"])))
-        return quantize_local_features(features, query_dtype(self.local_dtype))
+        return query_form(features, self.local_dtype, kept_grid(self.manifest))
 
     def add(
         self,

@@ -41,6 +41,7 @@ class RecognizedPlace:
         score: Cosine similarity of the global descriptors.
         num_matches: Mutual nearest neighbours of the local features; None where it was not re-ranked, or only in the
             first of two passes.
+        retrieval_rank: Its rank among the candidates before re-ranking, from 0.
         image: Path of the database image; None if it came without one.
         columns: Everything else the database knows of it, coordinates among them.
     """
@@ -49,6 +50,7 @@ class RecognizedPlace:
     row: int
     score: float
     num_matches: int | None
+    retrieval_rank: int
     image: str | None
     columns: dict[str, Any] = field(default_factory=dict)
 
@@ -195,7 +197,7 @@ class PlaceRecognizer:
             reranked, counts = self._rerank(features, rows[:number], ask.num_exact)
             order = torch.cat((reranked, order[number:]))
         return [
-            self._place(int(rows[position]), float(scores[position]), counts.get(position))
+            self._place(int(rows[position]), float(scores[position]), counts.get(position), position)
             for position in order[: ask.top_k].tolist()
         ]
 
@@ -212,7 +214,7 @@ class PlaceRecognizer:
         counts = count_mutual_matches(query, candidates)
         return rerank(counts, torch.arange(len(rows))), dict(enumerate(counts.tolist()))
 
-    def _place(self, row: int, score: float, num_matches: int | None) -> RecognizedPlace:
+    def _place(self, row: int, score: float, num_matches: int | None, retrieval_rank: int) -> RecognizedPlace:
         columns = dict(self.database.places[row])
         return RecognizedPlace(
             key=columns.pop(KEY),
@@ -220,6 +222,7 @@ class PlaceRecognizer:
             row=row,
             score=score,
             num_matches=num_matches,
+            retrieval_rank=retrieval_rank,
             columns=columns,
         )
 

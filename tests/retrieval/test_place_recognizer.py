@@ -103,6 +103,13 @@ class TestRecognize:
         scores = [place.score for place in found]
         assert scores == sorted(scores, reverse=True)
 
+    def test_the_rank_before_re_ranking_is_told(self, recognizer, darkened):
+        plain = recognizer.recognize(darkened, rerank_num=0)
+        found = recognizer.recognize(darkened)
+        assert [place.retrieval_rank for place in plain] == list(range(10))
+        assert [place.row for place in found] != [place.row for place in plain]
+        assert [plain[place.retrieval_rank].row for place in found] == [place.row for place in found]
+
     def test_only_candidates_within_the_window_are_re_ranked(self, recognizer, darkened):
         plain = recognizer.recognize(darkened, rerank_num=0)
         window = plain[0].score - plain[3].score + 1e-6
