@@ -25,14 +25,15 @@ from torch import Tensor
 from selavpr_peft.matching import (
     count_matches_within_phases,
     count_mutual_matches,
+    database_form,
     fastest_local_dtype,
     grid_within,
     order_in_two_passes,
     quantize_local_features,
     query_dtype,
+    query_form,
     query_grid,
     rerank_in_two_passes,
-    thin_out,
 )
 from selavpr_peft.matching.phases import STRIDE
 from selavpr_peft.matching.two_pass import NUM_EXACT
@@ -82,19 +83,14 @@ def prepare(path: str, num_candidates: int) -> Callable[[], Any]:
         rows = torch.arange(num_candidates)
         return lambda: rerank_in_two_passes(query, forms[0], candidates, forms[1], rows)
     dtype = path.split()[0]
-    asked_grid, kept_grid = grids(path)
-    asked = quantize_local_features(thin_out(query, asked_grid), query_dtype(dtype))
-    kept = quantize_local_features(thin_out(candidates, kept_grid), dtype)
+    grid = kept_grid(path)
+    asked, kept = query_form(query, dtype, grid), database_form(candidates, dtype, grid)
     return lambda: count_mutual_matches(asked, kept)
 
 
-def grids(path: str) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Give the grids of locations of the query and of a candidate."""
-    size = (GRID, GRID)
-    if " at " not in path:
-        return size, size
-    kept = grid_within(size, int(path.partition(" at ")[2].split()[0]))
-    return query_grid(size, kept), kept
+def kept_grid(path: str) -> tuple[int, int]:
+    """Give the grid of locations that a path keeps of a candidate."""
+    return grid_within((GRID, GRID), int(path.split()[-2]) if path in THINNED else GRID**2)
 
 
 def num_operations(path: str) -> int:
@@ -102,8 +98,8 @@ def num_operations(path: str) -> int:
     if path.startswith(PHASES):
         sides = [len(range(first, GRID, STRIDE)) for first in range(STRIDE)]
         return sum(2 * (rows * columns) ** 2 * CHANNELS for rows in sides for columns in sides)
-    asked, kept = grids(path)
-    return 2 * math.prod(asked) * math.prod(kept) * CHANNELS
+    kept = kept_grid(path)
+    return 2 * math.prod(query_grid((GRID, GRID), kept)) * math.prod(kept) * CHANNELS
 
 
 def seconds_at_matrix_rate(path: str, num_candidates: int, rates: dict[str, float]) -> float:

@@ -38,13 +38,12 @@ from selavpr_peft.hub.loading import load_adapted_model
 from selavpr_peft.matching import (
     count_matches_within_phases,
     count_mutual_matches,
+    database_form,
     grid_locations,
     grid_within,
     quantize_local_features,
-    query_dtype,
-    query_grid,
+    query_form,
     rerank,
-    thin_out,
 )
 from selavpr_peft.matching.two_pass import NUM_EXACT
 from selavpr_peft.modeling.preprocessing import Preprocessing
@@ -101,11 +100,8 @@ def first_places(query: Tensor, candidates: Tensor, rows: Tensor) -> tuple[dict[
 def compared_forms(query: Tensor, candidates: Tensor, form: str) -> tuple[Tensor, Tensor]:
     """Put a query (H, W, C) and database images (K, H, W, C) in one of FORMS."""
     dtype, _, kept = form.removesuffix(" within phases").partition(" at ")
-    if kept:
-        size = (query.shape[0], query.shape[1])
-        grid = grid_within(size, int(kept.split()[0]))
-        query, candidates = thin_out(query, query_grid(size, grid)), thin_out(candidates, grid)
-    return quantize_local_features(query, query_dtype(dtype)), quantize_local_features(candidates, dtype)
+    grid = grid_within((query.shape[0], query.shape[1]), int(kept.split()[0])) if kept else None
+    return query_form(query, dtype, grid), database_form(candidates, dtype, grid)
 
 
 class CompactWays:
