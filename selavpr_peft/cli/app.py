@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 import selavpr_peft
-from selavpr_peft.cli import bench, convert, demo, evaluate, index, push, query, serve, train, visualize
+from selavpr_peft.cli import bench, calibrate, convert, demo, evaluate, index, push, query, serve, train, visualize
 from selavpr_peft.cli.printing import help_of
 from selavpr_peft.redaction import without_secrets
 
@@ -20,6 +20,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(name="evaluate", help=help_of(evaluate.evaluate))(evaluate.evaluate)
+app.command(name="calibrate", help=help_of(calibrate.calibrate))(calibrate.calibrate)
 app.command(name="index", help=help_of(index.index))(index.index)
 app.command(name="query", help=help_of(query.query))(query.query)
 app.command(name="serve", help=help_of(serve.serve))(serve.serve)

@@ -73,6 +73,9 @@ def query(
     )
     if json != "-":
         typer.echo("\n\n".join(_sentence(image, places) for image, places in zip(images, found, strict=True)))
+        differing = recognizer.uncalibrated(rerank_num)
+        if differing:
+            typer.echo(f"\nno probabilities: the adapter was calibrated with another {' and '.join(differing)}")
     if pairs is not None:
         _write_pairs(images, found, pairs, image_folder)
     if json is not None:
@@ -96,7 +99,8 @@ def _position(place: "RecognizedPlace") -> str:
 
 def _evidence(place: "RecognizedPlace") -> str:
     matches = "" if place.num_matches is None else f"{place.num_matches} matches, "
-    return f": {matches}similarity {place.score:.3f}"
+    probability = "" if place.probability is None else f", right with a probability of {place.probability:.2f}"
+    return f": {matches}similarity {place.score:.3f}{probability}"
 
 
 def _write_pairs(
@@ -126,6 +130,7 @@ def _as_report(images: list[Path], found: list[list["RecognizedPlace"]]) -> list
                     "image": place.image,
                     "score": place.score,
                     "num_matches": place.num_matches,
+                    "probability": place.probability,
                     **{name: _plain(value) for name, value in place.columns.items()},
                 }
                 for place in places

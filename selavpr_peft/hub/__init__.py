@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import lazy_loader as _lazy_loader
 
 if TYPE_CHECKING:
+    from selavpr_peft.hub.calibration_file import save_calibration
     from selavpr_peft.hub.descriptor_pipeline import DescriptorPipeline, pipeline
     from selavpr_peft.hub.loading import add_adapter, load, load_adapted_model, load_backbone
     from selavpr_peft.hub.official_checkpoint import convert_official_checkpoint, export_official_checkpoint
@@ -22,6 +23,7 @@ __all__ = [
     "pipeline",
     "push_adapter",
     "save_adapter",
+    "save_calibration",
 ]
 
 __getattr__, __dir__, _ = _lazy_loader.attach(
@@ -32,5 +34,6 @@ __getattr__, __dir__, _ = _lazy_loader.attach(
         "descriptor_pipeline": ["DescriptorPipeline", "pipeline"],
         "pushing": ["push_adapter"],
         "saving": ["save_adapter"],
+        "calibration_file": ["save_calibration"],
     },
 )

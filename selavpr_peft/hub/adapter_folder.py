@@ -15,7 +15,10 @@ PREPROCESSOR_NAME = "preprocessor_config.json"
 CARD_NAME = "README.md"
 EVALUATION_NAME = "evaluation.json"
 TRAINING_NAME = "training.json"
-PUBLISHED = (CONFIG_NAME, WEIGHTS_NAME, PREPROCESSOR_NAME, CARD_NAME, EVALUATION_NAME, TRAINING_NAME)
+CALIBRATION_NAME = "calibration.json"
+OF_WEIGHTS = (EVALUATION_NAME, TRAINING_NAME, CALIBRATION_NAME)
+"""What is said about weights and must go when others take their place."""
+PUBLISHED = (CONFIG_NAME, WEIGHTS_NAME, PREPROCESSOR_NAME, CARD_NAME, *OF_WEIGHTS)
 """All that is pushed or fetched of an adapter: tensors, JSON and the card, never a pickle."""
 
 

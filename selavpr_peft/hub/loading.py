@@ -11,13 +11,22 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 
 from selavpr_peft.errors import CheckpointError
-from selavpr_peft.hub.adapter_folder import CONFIG_NAME, PREPROCESSOR_NAME, fetch_adapter, read_adapter_config
+from selavpr_peft.hub.adapter_folder import (
+    CALIBRATION_NAME,
+    CONFIG_NAME,
+    PREPROCESSOR_NAME,
+    fetch_adapter,
+    read_adapter_config,
+)
 from selavpr_peft.hub.backbone_identity import check_backbone
+from selavpr_peft.hub.calibration_file import read_calibration
 from selavpr_peft.hub.preprocessor_file import read_preprocessor
 from selavpr_peft.hub.versions import dtype_argument
 from selavpr_peft.hub_access import quiet_hub
 from selavpr_peft.modeling.preprocessing import Preprocessing
 from selavpr_peft.redaction import without_secrets
+from selavpr_peft.retrieval.calibration import carry_calibration
+from selavpr_peft.retrieval.fingerprint import adapter_fingerprint
 from selavpr_peft.tuner.backbones import backbone_shape
 from selavpr_peft.tuner.config import SelaConfig
 
@@ -34,8 +43,9 @@ def load(
 ) -> PeftModel:
     """Load an adapter with its backbone, from the Hub or from folders, and check that they belong together.
 
-    The model carries its preprocessing: `Preprocessing.of(model.active_peft_config)`. Two loaded adapters are switched
-    by `set_adapter` (`add_adapter` loads a second one).
+    The model carries its preprocessing, `Preprocessing.of(model.active_peft_config)`, and the calibration of an
+    adapter that has one, which `PlaceRecognizer` uses. Two loaded adapters are switched by `set_adapter`
+    (`add_adapter` loads a second one).
 
     Args:
         adapter: Hub id or folder.
@@ -64,6 +74,7 @@ def load(
                 ' example load(..., backbone="facebook/dinov2-large").'
             )
     model = _adapt(_checked_backbone(backbone, config, dtype), folder, adapter, is_trainable)
+    _take_calibration(model, folder, model.active_adapter)
     return model if device is None else model.to(device)
 
 
@@ -98,6 +109,7 @@ def add_adapter(
         check_backbone(model, config, "of the model")
     with _named(adapter):
         model.load_adapter(str(folder), adapter_name=name)
+    _take_calibration(model, folder, name)
     model.eval()
 
 
@@ -130,6 +142,18 @@ def _checked_backbone(backbone: str | Path | nn.Module, config: SelaConfig, dtyp
     loaded = load_backbone(backbone, dtype=dtype)
     check_backbone(loaded, config, str(backbone))
     return loaded
+
+
+def _take_calibration(model: PeftModel, folder: Path, name: str) -> None:
+    """Let the model carry the calibration of an adapter just loaded, if there is one."""
+    calibration = read_calibration(folder)
+    if calibration is None:
+        return
+    try:
+        calibration.check_adapter(adapter_fingerprint(model, name))
+    except ValueError as error:
+        raise CheckpointError(f"{folder / CALIBRATION_NAME} is of other weights: {error}") from error
+    carry_calibration(model, calibration)
 
 
 def _check_preprocessing(folder: Path, config: SelaConfig) -> None:

@@ -14,6 +14,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from selavpr_peft.files import write_text_atomically
 from selavpr_peft.hub.adapter_facts import AdapterFacts, quoted_from
 from selavpr_peft.hub.adapter_folder import CARD_NAME
+from selavpr_peft.retrieval.calibration import Calibration
 
 Report = Mapping[str, Any]
 
@@ -51,6 +52,7 @@ def write_model_card(
     *,
     reports: Sequence[Report] = (),
     training: Mapping[str, Any] | None = None,
+    calibration: Calibration | None = None,
     name: str | None = None,
     license_id: str | None = None,
 ) -> bool:
@@ -60,6 +62,7 @@ def write_model_card(
         folder: Folder of a saved adapter.
         reports: Evaluation reports of its weights, and quoted ones.
         training: What it was trained on and how, as plain values.
+        calibration: Of its weights.
         name: Hub id, or what else loads it; by default the name of the folder.
         license_id: Licence of the weights in the Hub's spelling, such as apache-2.0.
 
@@ -67,16 +70,23 @@ def write_model_card(
         Whether it was written.
 
     Raises:
-        ValueError: If a report is of other weights.
+        ValueError: If a report or the calibration is of other weights.
     """
     facts = AdapterFacts.of(folder)
     for report in reports:
         facts.check_report(report)
+    if calibration is not None:
+        calibration.check_adapter(facts.fingerprint)
     path = folder / CARD_NAME
     if path.is_file() and not is_replaceable(path.read_text(encoding="utf-8")):
         return False
     card = model_card(
-        facts, reports=reports, training=training or {}, name=name or folder.resolve().name, license_id=license_id
+        facts,
+        reports=reports,
+        training=training or {},
+        calibration=calibration,
+        name=name or folder.resolve().name,
+        license_id=license_id,
     )
     write_text_atomically(path, str(card))
     return True
@@ -96,6 +106,7 @@ def model_card(
     *,
     reports: Sequence[Report],
     training: Mapping[str, Any],
+    calibration: Calibration | None,
     name: str,
     license_id: str | None,
 ) -> ModelCard:
@@ -105,6 +116,7 @@ def model_card(
         facts: The adapter.
         reports: Evaluation reports of its weights, and quoted ones.
         training: What it was trained on and how.
+        calibration: Of its weights.
         name: Hub id, or what else loads it.
         license_id: Licence of the weights.
     """
@@ -129,6 +141,7 @@ def model_card(
         f"## Use\n\n{_usage(name, base)}",
         f"## Evaluation\n\n{_evaluation(measured)}",
         *([f"## Quoted, not measured\n\n{_tables(quoted)}"] if quoted else []),
+        *([f"## Calibration\n\n{_calibration(calibration)}"] if calibration is not None else []),
         f"## What was trained\n\n{_trained(facts, training)}",
         f"## Intended use and limits\n\n{LIMITS}",
         f"## Licence\n\n{_licence(license_id)}",
@@ -245,6 +258,37 @@ def _protocol(report: Report) -> str:
         ("{}", protocol.get("dtype")),
     ]
     return ", ".join(text.format(value) for text, value in parts if value is not None)
+
+
+def _calibration(calibration: Calibration) -> str:
+    """Say where the probabilities hold and what they are worth."""
+    form, fitted_on, quality = calibration.form, calibration.fitted_on, calibration.quality
+    kept, threshold = form["kept_locations"], quality["threshold"]
+    radius = f"{fitted_on['positive_radius']:g} {fitted_on['radius_unit']}"
+    rows = [
+        ("local features", f"`{form['local_dtype']}`, {'all' if kept is None else '{}x{}'.format(*kept['grid'])}"),
+        ("candidates re-ranked", form["rerank_num"]),
+        ("fitted on", fitted_on["data"] or "places without a name"),
+        ("queries", f"{fitted_on['num_queries']}, {fitted_on['num_right']} of them answered rightly within {radius}"),
+        ("database images", fitted_on["num_database"]),
+        ("Brier score", f"{quality['brier_score']:.3f}"),
+        ("Brier score of always saying the share of right answers", f"{quality['brier_score_of_share']:.3f}"),
+        ("expected calibration error", f"{quality['expected_calibration_error']:.3f}"),
+        (
+            f"threshold for {quality['precision']:.0%} right answers",
+            "none"
+            if threshold is None
+            else f"{threshold['probability']:.3f}: {threshold['num_answered']} queries answered,"
+            f" {threshold['num_right']} rightly (a share of {threshold['precision_at_least']:.3f} or more with"
+            " 95 % confidence)",
+        ),
+    ]
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    return (
+        "`PlaceRecognizer` gives the probability that the first answer is right. Scores and threshold were measured"
+        f" on queries left out of the fit ({quality['num_folds']} blocks); other places and conditions can be"
+        f" harder.\n\n| what | value |\n| --- | --- |\n{table}"
+    )
 
 
 def _trained(facts: AdapterFacts, training: Mapping[str, Any]) -> str:

@@ -13,13 +13,13 @@ from huggingface_hub import HfApi
 from selavpr_peft.files import write_text_atomically
 from selavpr_peft.hub.adapter_folder import (
     CONFIG_NAME,
-    EVALUATION_NAME,
+    OF_WEIGHTS,
     PUBLISHED,
-    TRAINING_NAME,
     fetch_adapter,
     read_adapter_config,
 )
 from selavpr_peft.hub.backbone_identity import identify_backbone
+from selavpr_peft.hub.calibration_file import read_calibration
 from selavpr_peft.hub.loading import load
 from selavpr_peft.hub.model_card import hub_id
 from selavpr_peft.hub.saving import complete_folder, read_facts
@@ -75,7 +75,7 @@ def push_adapter(
         HubError: If the Hub refuses or cannot be reached; the message says why and what to do.
         CheckpointError: If there is no adapter in the folder.
         BackboneMismatchError: If `backbone` is not the one that the adapter was trained on.
-        ValueError: If a report is of other weights.
+        ValueError: If a report or the calibration is of other weights.
     """
     folder = Path(adapter)
     if not folder.is_dir():
@@ -92,6 +92,7 @@ def push_adapter(
             stage,
             reports=saved_reports if reports is None else reports,
             training=training,
+            calibration=read_calibration(folder),
             name=repo_id,
             license_id=license_id,
         )
@@ -128,7 +129,7 @@ def _upload(
             revision=revision,
             commit_message=message,
             allow_patterns=list(PUBLISHED),
-            delete_patterns=[EVALUATION_NAME, TRAINING_NAME],  # of weights that were there before
+            delete_patterns=list(OF_WEIGHTS),  # of weights that were there before
         )
     )
     return str(commit.commit_url)

@@ -10,6 +10,7 @@ from peft import PeftModel
 
 from selavpr_peft.files import write_text_atomically
 from selavpr_peft.hub.adapter_folder import (
+    CALIBRATION_NAME,
     CONFIG_NAME,
     EVALUATION_NAME,
     TRAINING_NAME,
@@ -17,9 +18,12 @@ from selavpr_peft.hub.adapter_folder import (
     read_adapter_config,
 )
 from selavpr_peft.hub.backbone_identity import identify_backbone
+from selavpr_peft.hub.calibration_file import save_calibration
 from selavpr_peft.hub.model_card import write_model_card
 from selavpr_peft.hub.preprocessor_file import write_preprocessor
 from selavpr_peft.modeling.preprocessing import Preprocessing
+from selavpr_peft.retrieval.calibration import Calibration, calibration_of
+from selavpr_peft.retrieval.fingerprint import adapter_fingerprint
 
 
 def save_adapter(
@@ -33,7 +37,8 @@ def save_adapter(
 ) -> None:
     """Save the active adapter with its preprocessing, the digest of its backbone, its evaluations and a model card.
 
-    The adapter itself is two files and as `model.save_pretrained` writes it.
+    The adapter itself is two files and as `model.save_pretrained` writes it. A calibration that the model carries for
+    these weights is saved with them.
 
     Args:
         model: A model with a SelaVPR adapter.
@@ -49,7 +54,14 @@ def save_adapter(
     folder = Path(folder)
     record_backbone(model)
     write_adapter(model, folder)
-    complete_folder(folder, reports=reports, training=training, name=name, license_id=license_id)
+    complete_folder(
+        folder,
+        reports=reports,
+        training=training,
+        calibration=calibration_of(model, adapter_fingerprint(model)),
+        name=name,
+        license_id=license_id,
+    )
 
 
 def record_backbone(model: PeftModel) -> None:
@@ -82,6 +94,7 @@ def complete_folder(
     *,
     reports: Sequence[Mapping[str, Any]] = (),
     training: Mapping[str, Any] | None = None,
+    calibration: Calibration | None = None,
     name: str | None = None,
     license_id: str | None = None,
 ) -> bool:
@@ -91,6 +104,7 @@ def complete_folder(
         folder: Folder of the adapter.
         reports: As `save_adapter` takes them.
         training: As `save_adapter` takes it.
+        calibration: Of these weights.
         name: As `save_adapter` takes it.
         license_id: As `save_adapter` takes it.
 
@@ -98,15 +112,21 @@ def complete_folder(
         Whether the model card was written; a card that somebody else has written stays.
 
     Raises:
-        ValueError: If a report is of other weights.
+        ValueError: If a report or the calibration is of other weights.
     """
-    is_written = write_model_card(folder, reports=reports, training=training, name=name, license_id=license_id)
+    is_written = write_model_card(
+        folder, reports=reports, training=training, calibration=calibration, name=name, license_id=license_id
+    )
     write_preprocessor(folder, Preprocessing.of(read_adapter_config(folder)))
     for file, facts in ((EVALUATION_NAME, list(reports)), (TRAINING_NAME, training)):
         if facts:
             write_text_atomically(folder / file, json.dumps(facts, indent=2) + "\n")
         else:
             (folder / file).unlink(missing_ok=True)  # of weights that were there before
+    if calibration is None:
+        (folder / CALIBRATION_NAME).unlink(missing_ok=True)
+    else:
+        save_calibration(calibration, folder)
     return is_written
 
 

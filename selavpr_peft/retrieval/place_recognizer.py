@@ -22,6 +22,7 @@ from selavpr_peft.matching import (
     rerank,
 )
 from selavpr_peft.modeling.preprocessing import as_rgb, read_image
+from selavpr_peft.retrieval.calibration import Calibration, answer_form, calibration_of
 from selavpr_peft.retrieval.encoding import check_descriptions, describe
 from selavpr_peft.retrieval.matched_points import MatchedPoints, match_pictures
 from selavpr_peft.retrieval.place_database import PlaceDatabase
@@ -44,6 +45,7 @@ class RecognizedPlace:
         retrieval_rank: Its rank among the candidates before re-ranking, from 0.
         image: Path of the database image; None if it came without one.
         columns: Everything else the database knows of it, coordinates among them.
+        probability: Estimate that it is the place of the query; only of the first place, where a calibration holds.
     """
 
     key: str
@@ -53,6 +55,12 @@ class RecognizedPlace:
     retrieval_rank: int
     image: str | None
     columns: dict[str, Any] = field(default_factory=dict)
+    probability: float | None = None
+
+    @property
+    def evidence(self) -> float | int:
+        """What speaks for it and a calibration is about: its matches, or its score where it was not re-ranked."""
+        return self.score if self.num_matches is None else self.num_matches
 
     @property
     def coordinates(self) -> dict[str, float | int]:
@@ -70,6 +78,7 @@ class _Question:
     rerank_window: float | int | None
     num_exact: int | None
     is_allowed: Bool[np.ndarray, " N"] | None
+    calibration: Calibration | None
 
 
 class PlaceRecognizer:
@@ -78,16 +87,22 @@ class PlaceRecognizer:
     Args:
         model: The model the database was built with, in evaluation mode.
         database: An open database.
+        calibration: How likely first answers are to be right; None for the one that the model carries, if it does.
 
     Raises:
         PlaceDatabaseError: If the database was built with another model or other settings.
+        ValueError: If the calibration is of another adapter.
     """
 
-    def __init__(self, model: PeftModel, database: PlaceDatabase) -> None:
-        """Check that model and database belong together."""
+    def __init__(self, model: PeftModel, database: PlaceDatabase, *, calibration: Calibration | None = None) -> None:
+        """Check that model, database and calibration belong together."""
         database.check_model(model)
         self.model = model
         self.database = database
+        digest = database.manifest["adapter"]
+        self.calibration = calibration_of(model, digest) if calibration is None else calibration
+        if self.calibration is not None:
+            self.calibration.check_adapter(digest)
         self._adapter = model.active_adapter
 
     def recognize(
@@ -119,7 +134,8 @@ class PlaceRecognizer:
 
         Returns:
             For one photograph its places, best first; for several a list of such lists. Those behind the re-ranked
-            ones are in the order of retrieval.
+            ones are in the order of retrieval. The first has a probability where the calibration was fitted for a
+            database of this form and this `rerank_num`, without window, and all places were considered.
 
         Raises:
             PlaceDatabaseError: If another adapter of the model has become the active one meanwhile.
@@ -135,7 +151,10 @@ class PlaceRecognizer:
             raise ValueError(f"rerank_window must be a difference of scores of 0 or more, got {rerank_window}.")
         if num_exact is not None and num_exact < 1:
             raise ValueError(f"num_exact must be at least 1, got {num_exact}.")
-        ask = _Question(top_k, rerank_num, rerank_window, num_exact, self._near(near, radius_m))
+        is_allowed = self._near(near, radius_m)
+        is_calibrated = rerank_window is None and is_allowed is None and not self.uncalibrated(rerank_num)
+        calibration = self.calibration if is_calibrated else None
+        ask = _Question(top_k, rerank_num, rerank_window, num_exact, is_allowed, calibration)
         if isinstance(images, str | Path | Image.Image):
             return self._recognize_batch([images], ask)[0]
         ranked = []
@@ -162,6 +181,18 @@ class PlaceRecognizer:
         if points is None:
             raise ValueError("The model has no local head, so there is nothing to match.")
         return points
+
+    def uncalibrated(self, rerank_num: int) -> list[str]:
+        """Name in what the answers differ from those that the calibration was fitted on.
+
+        Args:
+            rerank_num: Candidates that are re-ranked.
+
+        Returns:
+            Nothing where it holds, and where there is none.
+        """
+        form = answer_form(self.database.manifest, rerank_num)
+        return [] if self.calibration is None else self.calibration.differing(form)
 
     def _check_adapter(self) -> None:
         active = self.model.active_adapter
@@ -196,10 +227,13 @@ class PlaceRecognizer:
         if number and features is not None:
             reranked, counts = self._rerank(features, rows[:number], ask.num_exact)
             order = torch.cat((reranked, order[number:]))
-        return [
+        places = [
             self._place(int(rows[position]), float(scores[position]), counts.get(position), position)
             for position in order[: ask.top_k].tolist()
         ]
+        if places and ask.calibration is not None:
+            places[0] = replace(places[0], probability=ask.calibration.probability(places[0].evidence))
+        return places
 
     def _rerank(
         self, features: Tensor, rows: np.ndarray, num_exact: int | None

@@ -5,6 +5,7 @@ import torch
 from selavpr_peft import SelaConfig
 from selavpr_peft.hub.loading import adapt_freshly
 from selavpr_peft.modeling.toy_backbone import toy_backbone
+from selavpr_peft.retrieval.calibration import Calibration
 from selavpr_peft.retrieval.fingerprint import adapter_fingerprint
 
 
@@ -49,6 +50,39 @@ def report_of(model, **changes):
         "retrieval": {"1": 0.7117, "5": 0.9009, "10": 0.9369},
         "reranked": {"1": 0.9459, "5": 0.982, "10": 1.0},
     } | changes
+
+
+def calibration_of_weights(model):
+    """What `selavpr calibrate` fits for a model."""
+    return Calibration(
+        adapter=adapter_fingerprint(model),
+        form={
+            "backbone": "0f",
+            "position_interpolation": "backbone",
+            "preprocessing": {"image_size": [56, 84], "resize": "antialias"},
+            "local_dtype": "int8",
+            "kept_locations": {"map_size": [13, 21], "grid": [5, 7]},
+            "rerank_num": 25,
+        },
+        intercept=-2.5,
+        slope=0.03125,
+        fitted_on={
+            "data": "walk:dusk in walk.placedb",
+            "num_queries": 61,
+            "num_right": 43,
+            "num_database": 141,
+            "positive_radius": 4.0,
+            "radius_unit": "frames",
+        },
+        quality={
+            "num_folds": 10,
+            "brier_score": 0.0711,
+            "brier_score_of_share": 0.2084,
+            "expected_calibration_error": 0.0512,
+            "precision": 0.99,
+            "threshold": {"probability": 0.9163, "num_answered": 31, "num_right": 30, "precision_at_least": 0.8556},
+        },
+    )
 
 
 QUOTED = {
