@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 
 def calibrate(
     database: Annotated[str, typer.Argument(help="Place database by `selavpr index`: folder or Hub id.")],
-    queries: Annotated[
-        str, typer.Option(metavar="DIR[:TRAVERSE]", help="Folder with places.csv, and the traverse to take from it.")
-    ],
+    queries: options.Places,
     positive_radius: options.PositiveRadius,
     backbone: options.Backbone,
     adapter: Annotated[Path, typer.Option(help="Folder of the adapter; receives calibration.json.", metavar="FOLDER")],
