@@ -1,9 +1,9 @@
-"""Count matches within the phases of the local head: a sixteenth of the work, and on photographs the same counts.
+"""Count matches within the phases of the local head: a sixteenth of the work, and nearly the same counts.
 
 Two up-convolutions of stride 2 make the local features (SelaVPR, section 3.3). Which of their weights a location comes
 from depends on its row and its column modulo 4: its phase. Features of different phases are so unlike that mutual
-nearest neighbours are of one phase; how often that failed on real photographs is in docs/performance.md. Nothing
-guarantees it for features from elsewhere, so `count_mutual_matches` compares all locations with all.
+nearest neighbours are nearly always of one phase; what that changes on real photographs is in docs/performance.md.
+Nothing guarantees it for features from elsewhere, so `count_mutual_matches` compares all locations with all.
 """
 
 from itertools import product
