@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def calibrate(
-    database: Annotated[str, typer.Argument(help="Place database by `selavpr index`: folder or Hub id.")],
+    database: options.PlaceDatabase,
     queries: options.Places,
     positive_radius: options.PositiveRadius,
     backbone: options.Backbone,
     adapter: Annotated[Path, typer.Option(help="Folder of the adapter; receives calibration.json.", metavar="FOLDER")],
-    rerank_num: Annotated[int, typer.Option(help="Candidates re-ranked by local features; 0 for none.", min=0)] = 100,
+    rerank_num: options.RerankNumOrNone = 100,
     query_frames: options.Frames = None,
     dtype: options.DType = "float32",
     device: options.Device = "auto",

@@ -21,8 +21,7 @@ def index(
     ] = None,
     adapter: options.Adapter = None,
     local_dtype: Annotated[
-        str | None,
-        typer.Option(help="Form of the local features: float32, float16 (the default), int8 or binary."),
+        str | None, typer.Option(help="Form of the local features: float32, float16 (the default), int8 or binary.")
     ] = None,
     keep_locations: options.KeepLocations = None,
     kind: Annotated[

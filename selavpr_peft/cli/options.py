@@ -24,6 +24,8 @@ _POSITIVE_RADIUS = typer.Option(
 PositiveRadius = Annotated[float, _POSITIVE_RADIUS]
 OptionalPositiveRadius = Annotated[float | None, _POSITIVE_RADIUS]
 RerankNum = Annotated[int, typer.Option(help="Candidates that are re-ranked by local features (paper: 100).", min=1)]
+RerankNumOrNone = Annotated[int, typer.Option(help="Candidates re-ranked by local features; 0 for none.", min=0)]
+PlaceDatabase = Annotated[str, typer.Argument(help="Place database by `selavpr index`: folder or Hub id.")]
 Frames = Annotated[str | None, typer.Option(help="Take only frames A-B, both included.", metavar="A-B")]
 DType = Annotated[str, typer.Option(help="Type of the backbone's weights: float32, bfloat16 or float16.")]
 Device = Annotated[str, typer.Option(help="Device, for example cpu or cuda; auto takes a GPU where there is one.")]

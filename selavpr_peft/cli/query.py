@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 def query(
-    database: Annotated[str, typer.Argument(help="Place database by `selavpr index`: folder or Hub id.")],
+    database: options.PlaceDatabase,
     images: Annotated[list[Path], typer.Argument(help="Photographs to locate.")],
     backbone: options.Backbone,
     adapter: options.Adapter = None,
     top_k: Annotated[int, typer.Option(help="Places listed for each photograph.", min=1)] = 5,
-    rerank_num: Annotated[int, typer.Option(help="Candidates re-ranked by local features; 0 for none.", min=0)] = 100,
+    rerank_num: options.RerankNumOrNone = 100,
     rerank_window: Annotated[
         float | None,
         typer.Option(help="Re-rank only candidates whose similarity lies within this of the best one's.", min=0),

@@ -27,7 +27,6 @@ Radius = Annotated[
     typer.Option(help="With --queries: distance in metres or frames up to which a candidate is correct.", min=0),
 ]
 TopK = Annotated[int, typer.Option(help="Candidates drawn.", min=1)]
-RerankNum = Annotated[int, typer.Option(help="Candidates re-ranked by local features; 0 for none.", min=0)]
 
 
 def candidates(
@@ -36,7 +35,7 @@ def candidates(
     backbone: options.Backbone,
     adapter: options.Adapter = None,
     top_k: TopK = 4,
-    rerank_num: RerankNum = 100,
+    rerank_num: options.RerankNumOrNone = 100,
     queries: Queries = None,
     positive_radius: Radius = None,
     output: options.Picture = Path("candidates.png"),
@@ -223,7 +222,7 @@ def map_(
     backbone: Annotated[str | None, typer.Option(help="Hub id or folder of the frozen backbone.")] = None,
     adapter: options.Adapter = None,
     top_k: TopK = 5,
-    rerank_num: RerankNum = 100,
+    rerank_num: options.RerankNumOrNone = 100,
     queries: Queries = None,
     positive_radius: Radius = None,
     output: options.Picture = Path("map.png"),

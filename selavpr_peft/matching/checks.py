@@ -25,6 +25,19 @@ def check_comparable(query: Num[Tensor, "*query D"], candidates: Num[Tensor, "*c
         )
 
 
+def check_numbers(*maxima: Num[Tensor, "..."]) -> None:
+    """Raise if a similarity is no number; NaN and infinity of any feature reach the maximum of its row or column.
+
+    Args:
+        maxima: Largest similarities of locations.
+
+    Raises:
+        FloatingPointError: If one of them is NaN or infinite.
+    """
+    if not all(best.isfinite().all() for best in maxima):
+        raise FloatingPointError("A similarity is NaN or infinite.")
+
+
 def not_finite(query: Num[Tensor, "*query D"], candidates: Num[Tensor, "*candidates E"]) -> ValueError:
     """Say whose local features made a similarity that is no number.
 

@@ -43,7 +43,7 @@ def mutual_matches(
     if not len(query) or not len(candidate):
         return torch.empty(0, 2, dtype=torch.long, device=query.device)
     forward, backward = _nearest_both_ways(query, candidate[None])
-    locations = _are_mutual(forward, backward)[0].nonzero()[:, 0]
+    locations = are_mutual(forward, backward)[0].nonzero()[:, 0]
     return torch.stack((locations, forward[0, locations]), dim=1)
 
 
@@ -71,7 +71,7 @@ def count_mutual_matches(
     check_comparable(query, candidates)
     if not len(query) or not candidates.shape[0] or not candidates.shape[1]:
         return torch.zeros(len(candidates), dtype=torch.long, device=query.device)
-    return _are_mutual(*_nearest_both_ways(query, candidates)).sum(dim=1)
+    return are_mutual(*_nearest_both_ways(query, candidates)).sum(dim=1)
 
 
 def _nearest_both_ways(
@@ -91,8 +91,13 @@ def _nearest_both_ways(
     return torch.stack([forward for forward, _ in found]), torch.stack([backward for _, backward in found])
 
 
-def _are_mutual(forward: Int[Tensor, "K N"], backward: Int[Tensor, "K M"]) -> Bool[Tensor, "K N"]:
-    """Mark the query locations whose nearest candidate location has them as its nearest."""
+def are_mutual(forward: Int[Tensor, "K N"], backward: Int[Tensor, "K M"]) -> Bool[Tensor, "K N"]:
+    """Mark the query locations whose nearest candidate location has them as its nearest.
+
+    Args:
+        forward: Nearest candidate location of every query location, of K pairs.
+        backward: Nearest query location of every candidate location.
+    """
     return backward.gather(1, forward) == torch.arange(forward.shape[1], device=forward.device)
 
 

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 
-from selavpr_peft.matching.checks import check_comparable, not_finite
+from selavpr_peft.matching.checks import check_comparable, check_numbers, not_finite
+from selavpr_peft.matching.mutual_neighbours import are_mutual
 from selavpr_peft.matching.packing import as_vectors
 from selavpr_peft.matching.threads import map_in_threads
 
@@ -64,8 +65,6 @@ def _count(query: list[Float[Tensor, "_ _ C"]], candidate: list[Float[Tensor, "_
         similarities = of_query @ of_candidate.mT
         best_of_query, forward = similarities.max(dim=2)
         best_of_candidate, backward = similarities.max(dim=1)
-        is_mutual = backward.gather(1, forward) == torch.arange(forward.shape[1], device=forward.device)
-        if not (best_of_query.isfinite().all() and best_of_candidate.isfinite().all()):
-            raise FloatingPointError("A similarity is NaN or infinite.")
-        total += int(is_mutual.sum())
+        check_numbers(best_of_query, best_of_candidate)
+        total += int(are_mutual(forward, backward).sum())
     return total

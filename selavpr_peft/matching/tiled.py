@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Int, Num
 from torch import Tensor
 
+from selavpr_peft.matching.checks import check_numbers
 from selavpr_peft.packed_product import can_pack, packed_product
 
 TILE_ROWS = 256
@@ -70,7 +71,7 @@ class TiledSearch:
             backward.append(locations)
             best_of_rows.append(best)
             del tile  # so that its memory serves the next one
-        _check_numbers(best_of_columns, *best_of_rows)
+        check_numbers(best_of_columns, *best_of_rows)
         return forward[: self._num_locations], torch.cat(backward)
 
 
@@ -106,12 +107,6 @@ def _improve_columns(tile: Tensor, start: int, rows: Int[Tensor, " N"], best_of_
     inside = groups[group, :, better].max(dim=1).indices
     rows[better] = group * GROUP_ROWS + inside + start
     torch.maximum(best_of_columns, best, out=best_of_columns)
-
-
-def _check_numbers(*maxima: Tensor) -> None:
-    """NaN and infinity of any feature reach the maximum of its row or column."""
-    if not all(best.isfinite().all() for best in maxima):
-        raise FloatingPointError("A similarity is NaN or infinite.")
 
 
 def _tile_rows(candidate: Tensor, columns: int) -> int:
