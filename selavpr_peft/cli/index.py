@@ -25,7 +25,7 @@ def index(
     ] = None,
     keep_locations: options.KeepLocations = None,
     kind: Annotated[
-        str | None, typer.Option(help="Index: flat, hnsw, ivf-sq or ivf-pq; by default chosen by size.")
+        str | None, typer.Option(help="Index: flat, ivf-fastscan, hnsw, ivf-sq or ivf-pq; by default chosen by size.")
     ] = None,
     dtype: options.DType = "float32",
     device: options.Device = "auto",

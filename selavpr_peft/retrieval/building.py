@@ -19,8 +19,9 @@ from selavpr_peft.matching import database_form, grid_within
 from selavpr_peft.modeling.local_head import local_map_size
 from selavpr_peft.modeling.packed_linear import packed_weights
 from selavpr_peft.modeling.preprocessing import Preprocessing
-from selavpr_peft.retrieval.descriptor_index import DescriptorIndex, choose_kind
+from selavpr_peft.retrieval.descriptor_index import DescriptorIndex
 from selavpr_peft.retrieval.encoding import EncodedBatch, encode_places
+from selavpr_peft.retrieval.index_kinds import choose_kind
 from selavpr_peft.retrieval.manifest import (
     FIRST_FILES,
     MANIFEST,
@@ -57,7 +58,7 @@ def build_database(
         folder: Where to write.
         local_dtype: Form of the local features.
         keep_locations: Local features kept of every image, at most; None for all.
-        index_kind: One of `descriptor_index.KINDS`; None chooses by size.
+        index_kind: One of `index_kinds.KINDS`; None chooses by size.
         options: Further arguments of `encode_places`.
 
     Raises:
@@ -84,7 +85,7 @@ def finish_database(folder: Path, places: pa.Table, manifest: dict[str, Any], in
         folder: The database.
         places: Table in the order of the rows.
         manifest: What is known of how the arrays were made.
-        index_kind: One of `descriptor_index.KINDS`; None chooses by size.
+        index_kind: One of `index_kinds.KINDS`; None chooses by size.
     """
     manifest = manifest | FIRST_FILES | {"num_places": len(places), "removed_rows": []}
     checksum = write_places(folder, places, manifest)
@@ -119,7 +120,7 @@ def write_index(folder: Path, manifest: dict[str, Any], kind: str | None) -> Des
     Args:
         folder: The database.
         manifest: The manifest, or what is going to be it.
-        kind: One of `descriptor_index.KINDS`; None chooses by size.
+        kind: One of `index_kinds.KINDS`; None chooses by size.
     """
     descriptors = ShardedArray(folder / DESCRIPTORS, manifest["num_places"]).read_all()
     index = DescriptorIndex.build(descriptors, kind or choose_kind(*descriptors.shape), manifest["adapter"])

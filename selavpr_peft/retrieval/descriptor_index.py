@@ -16,46 +16,17 @@ from jaxtyping import Bool, Float, Int
 
 from selavpr_peft.errors import PlaceDatabaseError
 from selavpr_peft.files import crc32_of, write_atomically, write_text_atomically
-from selavpr_peft.retrieval.index_reach import HNSW_LINKS, set_reach
+from selavpr_peft.retrieval.index_kinds import FLAT, HNSW_LINKS, check_kind, inverted_file, num_cells, trained_index
+from selavpr_peft.retrieval.index_reach import NUM_NEIGHBOURS, set_reach
 
-FLAT, HNSW, IVF_SQ, IVF_PQ = "flat", "hnsw", "ivf-sq", "ivf-pq"
-KINDS = (FLAT, HNSW, IVF_SQ, IVF_PQ)
 FORMAT_VERSION = 1
-FLAT_ROWS = 100_000
-"""Up to here an exact search takes milliseconds and `choose_kind` takes it."""
 
 OVER_QUERIES, WITHIN_A_QUERY = 0, 1
-"""faiss's numbers for what threads divide among them."""
-
-HNSW_BYTES = 4 * 2 * HNSW_LINKS + 32
-"""What the graph takes per row beside its byte per channel: links on the lowest level, and a little for the others."""
-
-ROWS_PER_CELL = 32
-"""Rows that place a cell; faiss would take up to 256, and eight times as long. There are no more cells than so many
-rows can place, and with 3 sqrt(N) of them building takes time about in proportion to N."""
-
-ROWS_PER_CODE = 64
-"""Rows that place one of the 256 values of a code."""
+SCAN_OVER_QUERIES, SCAN_WITHIN_A_QUERY = 0, 15
+"""faiss's numbers for what threads divide among them, in inverted files and in those of fast scan."""
 
 GROWTH = 1.25
 """Cells and codes are learned anew when the rows have become this many times those they were learned for."""
-
-PQ_ROWS = 256
-"""Rows that faiss needs to learn the codes of IVF_PQ."""
-
-
-def choose_kind(num_rows: int, num_channels: int, memory_bytes: int | None = None) -> str:
-    """Choose an index by size and memory: the first of KINDS that fits, an exact one only while it is fast.
-
-    Args:
-        num_rows: Database images.
-        num_channels: Length of a descriptor.
-        memory_bytes: Memory the index may take; None for as much as it wants.
-    """
-    bytes_per_row = {FLAT: 4 * num_channels, HNSW: num_channels + HNSW_BYTES, IVF_SQ: num_channels + 16, IVF_PQ: 0}
-    budget = float("inf") if memory_bytes is None else memory_bytes
-    kinds = KINDS if num_rows <= FLAT_ROWS else KINDS[1:]
-    return next(kind for kind in kinds if num_rows * bytes_per_row[kind] <= budget)
 
 
 class DescriptorIndex:
@@ -63,7 +34,7 @@ class DescriptorIndex:
 
     Args:
         index: A faiss index whose numbers are rows.
-        kind: One of KINDS.
+        kind: One of `index_kinds.KINDS`.
         model: Names the model that made the descriptors; kept with the index.
     """
 
@@ -91,44 +62,22 @@ class DescriptorIndex:
 
     @classmethod
     def build(cls, descriptors: Float[np.ndarray, "N D"], kind: str = FLAT, model: str = "") -> "DescriptorIndex":
-        """Index descriptors, and set an approximate index to find 99 % of what an exact one finds.
+        """Index descriptors, and set an approximate index to find nearly all that an exact one finds.
 
         How far it has to look is measured (index_reach.py). Codes too coarse for that are searched as far as it helps.
 
         Args:
             descriptors: Unit vectors, float32; their order is that of the rows.
-            kind: One of KINDS.
+            kind: One of `index_kinds.KINDS`.
             model: Names the model that made them.
 
         Raises:
             ValueError: If there is no such kind, there are too few rows for it, or a descriptor holds NaN or
                 infinity.
         """
-        if kind not in KINDS:
-            raise ValueError(f"The kind of index must be one of {', '.join(map(repr, KINDS))}, got {kind!r}.")
-        num_rows, num_channels = descriptors.shape
-        if kind == IVF_PQ and num_rows < PQ_ROWS:
-            raise ValueError(
-                f"An index of kind {IVF_PQ!r} needs {PQ_ROWS} rows or more, got {num_rows}; use {FLAT!r}."
-            )
-        cells = _num_cells(num_rows)
-        names = {
-            FLAT: "Flat",
-            HNSW: f"HNSW{HNSW_LINKS}_SQ8",
-            IVF_SQ: f"IVF{cells},SQ8",
-            IVF_PQ: f"IVF{cells},PQ{_num_codes(num_channels)}",
-        }
-        index = faiss.index_factory(num_channels, names[kind], faiss.METRIC_INNER_PRODUCT)
-        descriptors = _checked(descriptors, num_channels)
-        if isinstance(index, faiss.IndexIVF):
-            index.cp.min_points_per_centroid = index.cp.max_points_per_centroid = ROWS_PER_CELL
-        if isinstance(index, faiss.IndexIVFPQ):
-            codes: Any = index  # its stubs do not know everything
-            codes.do_polysemous_training = False  # takes minutes, for a way of searching that is not used
-            codes.pq.cp.min_points_per_centroid = 1  # it would warn of each code
-            codes.pq.cp.max_points_per_centroid, codes.pq.cp.niter = ROWS_PER_CODE, index.cp.niter
-        if not index.is_trained:
-            index.train(descriptors)
+        check_kind(kind, len(descriptors))
+        descriptors = _checked(descriptors, descriptors.shape[1])
+        index = trained_index(descriptors, kind)
         index.add(descriptors)
         set_reach(index, descriptors)
         return cls(index, kind, model)
@@ -158,8 +107,8 @@ class DescriptorIndex:
         Raises:
             ValueError: If their length is another, or one holds NaN or infinity.
         """
-        wanted_cells = _num_cells(int((len(self) + len(descriptors)) / GROWTH))
-        if isinstance(self._index, faiss.IndexIVF) and self._index.nlist < wanted_cells:
+        cells = inverted_file(self._index)
+        if cells is not None and cells.nlist < num_cells(int((len(self) + len(descriptors)) / GROWTH), self.kind):
             self._index = DescriptorIndex.build(read_all(), self.kind)._index
             self._count_as_live(len(descriptors))
             return
@@ -217,8 +166,7 @@ class DescriptorIndex:
             swig: Any = faiss  # its stubs do not know that it takes the bits of an array
             bits = np.packbits(is_searched, bitorder="little")  # faiss reads them while it searches
             selector = swig.IDSelectorBitmap(bits)
-        if isinstance(self._index, faiss.IndexIVF):  # threads share the cells of a query, or the queries
-            self._index.parallel_mode = WITHIN_A_QUERY if len(queries) == 1 else OVER_QUERIES
+        _share_threads(self._index, len(queries))
         index, parameters = _way_of_searching(self._index, selector, num_found, num_searched)
         scores, rows = index.search(queries, num_found, params=parameters)
         return scores, rows
@@ -291,23 +239,25 @@ def _checked(descriptors: Float[np.ndarray, "N D"], num_channels: int) -> Float[
             f"Descriptors must have {num_channels} channels as those of the index, got {descriptors.shape[1]}; were"
             " they made by another model?"
         )
-    is_finite = np.isfinite(descriptors).all(axis=1)
+    with np.errstate(all="ignore"):  # what is not finite stays so in a sum, and needs no mask of all numbers
+        is_finite = np.isfinite(descriptors.sum(axis=1))
     if not is_finite.all():
         raise ValueError(f"Descriptors must be finite, got NaN or infinity in row {int(np.argmin(is_finite))}.")
     return np.ascontiguousarray(descriptors)
 
 
-def _num_cells(num_rows: int) -> int:
-    return int(max(1, min(3 * num_rows**0.5, num_rows / ROWS_PER_CELL)))
-
-
-def _num_codes(num_channels: int) -> int:
-    """Use a code of 8 channels each where they divide evenly."""
-    return next(codes for codes in range(max(1, num_channels // 8), 0, -1) if num_channels % codes == 0)
+def _share_threads(index: faiss.Index, num_queries: int) -> None:
+    """Let threads divide the cells of a single query, or else the queries."""
+    cells: Any = inverted_file(index)
+    if cells is None:
+        return
+    cells.parallel_mode = WITHIN_A_QUERY if num_queries == 1 else OVER_QUERIES
+    if hasattr(cells, "implem"):
+        cells.implem = SCAN_WITHIN_A_QUERY if num_queries == 1 else SCAN_OVER_QUERIES
 
 
 def _way_of_searching(
-    index: faiss.Index, selector: faiss.IDSelector | None, num_found: int, num_searched: int
+    index: Any, selector: faiss.IDSelector | None, num_found: int, num_searched: int
 ) -> tuple[faiss.Index, Any]:
     """Say what is searched and with which parameters: the fewer rows may be found, the further away the nearest lie.
 
@@ -320,7 +270,11 @@ def _way_of_searching(
         if reach * HNSW_LINKS < num_searched:
             return index, swig.SearchParametersHNSW(sel=selector, efSearch=reach)
         index = swig.downcast_index(index.storage)
-    if isinstance(index, faiss.IndexIVF):
-        reach = min(math.ceil(further * index.nprobe), index.nlist)
-        return index, swig.SearchParametersIVF(sel=selector, nprobe=reach)
+    if (cells := inverted_file(index)) is not None:
+        parameters = swig.SearchParametersIVF(sel=selector, nprobe=min(math.ceil(further * cells.nprobe), cells.nlist))
+        if cells is index:
+            return index, parameters
+        again = further * index.k_factor * max(num_found, NUM_NEIGHBOURS)
+        factor = max(1.0, min(again, num_searched) / num_found)
+        return index, swig.IndexRefineSearchParameters(k_factor=factor, base_index_params=parameters)
     return index, swig.SearchParameters(sel=selector)

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from selavpr_peft.matching import count_mutual_matches, database_form, grid_within, query_form
 from selavpr_peft.modeling.preprocessing import Preprocessing
-from selavpr_peft.retrieval.descriptor_index import DescriptorIndex, choose_kind
+from selavpr_peft.retrieval.descriptor_index import DescriptorIndex
 from selavpr_peft.retrieval.encoding import describe
+from selavpr_peft.retrieval.index_kinds import choose_kind
 
 PICTURE_SIZE_PX = (640, 480)
 

@@ -152,7 +152,7 @@ class PlaceDatabase:
             folder: Where to write.
             local_dtype: Form of the local features, one of STORED_DTYPES.
             keep_locations: Local features kept of every image, at most, at the points of a grid; None for all.
-            index_kind: One of `descriptor_index.KINDS`; None chooses by size.
+            index_kind: One of `index_kinds.KINDS`; None chooses by size.
             batch_size: Images per forward pass.
             num_workers: Processes that decode images.
             is_strict: Raise at an unreadable image instead of leaving it out.
@@ -378,7 +378,7 @@ class PlaceDatabase:
 
         Args:
             folder: The database; open it again afterwards.
-            kind: One of `descriptor_index.KINDS`; None for the kind it had.
+            kind: One of `index_kinds.KINDS`; None for the kind it had.
 
         Raises:
             PlaceDatabaseError: If there is no database, or its descriptors are damaged, too.

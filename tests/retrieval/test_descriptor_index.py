@@ -8,7 +8,8 @@ import pytest
 
 from selavpr_peft.errors import PlaceDatabaseError
 from selavpr_peft.files import crc32_of
-from selavpr_peft.retrieval.descriptor_index import KINDS, DescriptorIndex, choose_kind
+from selavpr_peft.retrieval.descriptor_index import DescriptorIndex
+from selavpr_peft.retrieval.index_kinds import KINDS, choose_kind, inverted_file
 
 
 def unit_rows(num_rows, num_channels=32, seed=0):
@@ -63,7 +64,7 @@ class TestSearch:
         assert (rows >= 0).mean() > 0.9
 
     @pytest.mark.parametrize("share", [0.01, 0.1, 0.5])
-    @pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf-sq"])
+    @pytest.mark.parametrize("kind", ["flat", "ivf-fastscan", "hnsw", "ivf-sq"])
     def test_the_nearest_of_few_allowed_rows_are_found(self, kind, share):
         rows = clusters(6000, spread=0.3)
         queries = rows[::120] + 0.3 * unit_rows(50, seed=2)
@@ -92,7 +93,7 @@ class TestSearch:
     def test_more_than_there_are_gives_what_there_is(self, database, queries):
         assert DescriptorIndex.build(database[:3]).search(queries, 10)[1].shape == (20, 3)
 
-    @pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf-sq"])
+    @pytest.mark.parametrize("kind", ["flat", "ivf-fastscan", "hnsw", "ivf-sq"])
     def test_added_rows_are_found(self, database, queries, kind):
         index = DescriptorIndex.build(database[:700], kind)
         index.add(database[700:])
@@ -113,17 +114,23 @@ class TestSearch:
             with pytest.raises(ValueError, match="must have 32 channels as those of the index, got 30"):
                 use(database[:3, :30])
 
-    def test_too_few_rows_to_learn_codes_from_are_refused(self, database):
-        with pytest.raises(ValueError, match="'ivf-pq' needs 256 rows or more, got 255; use 'flat'"):
-            DescriptorIndex.build(database[:255], "ivf-pq")
+    @pytest.mark.parametrize(("kind", "least"), [("ivf-fastscan", 16), ("ivf-pq", 256)])
+    def test_too_few_rows_to_learn_codes_from_are_refused(self, database, kind, least):
+        with pytest.raises(ValueError, match=f"'{kind}' needs {least} rows or more, got {least - 1}; use 'flat'"):
+            DescriptorIndex.build(database[: least - 1], kind)
+        assert len(DescriptorIndex.build(database[:least], kind)) == least
+
+    def test_a_query_alone_and_among_others_finds_the_same(self, index, queries):
+        alone = np.concatenate([index.search(query[None], 5)[1] for query in queries])
+        assert (alone == index.search(queries, 5)[1]).mean() > 0.98
 
     def test_an_unknown_kind_is_answered_with_those_there_are(self, database):
-        with pytest.raises(ValueError, match="must be one of 'flat', 'hnsw', 'ivf-sq', 'ivf-pq', got 'lsh'"):
+        with pytest.raises(ValueError, match="must be one of 'flat', 'ivf-fastscan', 'hnsw', 'ivf-sq', 'ivf-pq', got"):
             DescriptorIndex.build(database, "lsh")
 
 
 class TestGrow:
-    @pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf-sq"])
+    @pytest.mark.parametrize("kind", ["flat", "ivf-fastscan", "hnsw", "ivf-sq"])
     def test_old_and_new_rows_are_found_under_their_numbers(self, database, queries, kind):
         index = DescriptorIndex.build(database[:700], kind, "a model")
         index.remove(np.array([100]))
@@ -150,7 +157,7 @@ class TestGrow:
         assert index.search(rows[:1], 6000)[1].shape == (1, 5099)
         assert np.array_equal(serialized(index), serialized(DescriptorIndex.build(rows, "ivf-sq")))
 
-    @pytest.mark.parametrize("kind", ["hnsw", "ivf-sq"])
+    @pytest.mark.parametrize("kind", ["ivf-fastscan", "hnsw", "ivf-sq"])
     def test_more_of_what_lies_elsewhere_is_found_because_the_reach_is_measured_anew(self, kind):
         there = clusters(3000, spread=0.3)
         rows = np.concatenate([there, unit_rows(700, seed=3)])
@@ -173,7 +180,7 @@ class TestGrow:
 class TestReach:
     """How far an approximate index looks is set by what it finds of the exact neighbours."""
 
-    @pytest.mark.parametrize("kind", ["hnsw", "ivf-sq"])
+    @pytest.mark.parametrize("kind", ["ivf-fastscan", "hnsw", "ivf-sq"])
     def test_nearly_all_true_neighbours_of_new_queries_are_found(self, kind):
         database, queries = unit_rows(3000, 16), unit_rows(50, 16, seed=1)
         _, rows = DescriptorIndex.build(database, kind).search(queries, 10)
@@ -184,16 +191,22 @@ class TestReach:
         near, far = (DescriptorIndex.build(rows, "ivf-sq")._index.nprobe for rows in (clusters(3000), unit_rows(3000)))
         assert 4 * near <= far
 
-    @pytest.mark.parametrize("kind", ["hnsw", "ivf-sq"])
+    @pytest.mark.parametrize("kind", ["ivf-fastscan", "hnsw", "ivf-sq"])
     def test_it_is_kept_in_the_file(self, kind, tmp_path):
         index = DescriptorIndex.build(unit_rows(3000), kind)
         index.save(tmp_path / "index.faiss")
         loaded = DescriptorIndex.load(tmp_path / "index.faiss")
 
         def reach(index):
-            return index._index.hnsw.efSearch if kind == "hnsw" else index._index.nprobe
+            return index._index.hnsw.efSearch if kind == "hnsw" else inverted_file(index._index).nprobe
 
         assert reach(loaded) == reach(index) > 1
+
+    def test_short_codes_are_compared_again_more_often_where_neighbours_are_hard_to_tell_apart(self):
+        near, far = (
+            DescriptorIndex.build(rows, "ivf-fastscan")._index.k_factor for rows in (clusters(3000), unit_rows(3000))
+        )
+        assert 1 <= near < far
 
     def test_codes_too_coarse_for_it_do_not_make_the_search_exhaustive(self):
         index = DescriptorIndex.build(clusters(10_000), "ivf-pq")
@@ -287,8 +300,9 @@ class TestChooseKind:
         ("num_rows", "memory_bytes", "kind"),
         [
             (100_000, None, "flat"),
-            (100_001, None, "hnsw"),
-            (10_000, 30_000_000, "hnsw"),  # 41 MB flat; 13 MB in bytes with links, 10 without
+            (100_001, None, "ivf-fastscan"),
+            (10_000, 30_000_000, "ivf-fastscan"),  # 41 MB flat; 22 MB in two bytes with a bit, 13 in one with links
+            (10_000, 20_000_000, "hnsw"),
             (10_000, 11_000_000, "ivf-sq"),
             (1_000_000, 1_200_000_000, "ivf-sq"),
             (1_000_000, 500_000_000, "ivf-pq"),

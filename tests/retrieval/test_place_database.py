@@ -160,7 +160,7 @@ class TestKeepLocations:
 
 
 class TestRemove:
-    @pytest.mark.parametrize("index_kind", ["flat", "hnsw", "ivf-sq"])
+    @pytest.mark.parametrize("index_kind", ["flat", "ivf-fastscan", "hnsw", "ivf-sq"])
     def test_a_removed_place_is_never_given_again(self, model, places, photographs, tmp_path, index_kind):
         database = PlaceDatabase.build(model, places, tmp_path / "db", index_kind=index_kind)
         database.remove(["place 7", "place 0"])
