@@ -201,13 +201,14 @@ class DescriptorIndex:
 
         Args:
             path: File by `save`.
-            is_mapped: Leave it on the disk and read what a search needs; its checksum is not looked at then.
+            is_mapped: Leave it on the disk, of which a search reads what it needs: the system takes the memory back
+                where it is short.
 
         Raises:
             PlaceDatabaseError: If a file is missing, damaged or no index, or the index has another format.
         """
         description = _read_description(path)
-        if not is_mapped and path.is_file() and crc32_of(path) != description["crc32"]:
+        if path.is_file() and crc32_of(path) != description["crc32"]:
             raise PlaceDatabaseError(f"{path} is damaged: its checksum is not the one that was written.")
         try:
             index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if is_mapped else 0)

@@ -462,7 +462,7 @@ def _read_index(folder: Path, manifest: dict[str, Any]) -> DescriptorIndex:
     """Read the index and check that it belongs to the other files."""
     remedy = f"Everything else is usable: PlaceDatabase.rebuild_index({str(folder)!r}) makes the index anew."
     try:
-        index = DescriptorIndex.load(folder / manifest["index_file"])
+        index = DescriptorIndex.load(folder / manifest["index_file"], is_mapped=True)
     except PlaceDatabaseError as error:
         raise PlaceDatabaseError(f"{error} {remedy}") from error
     expected = (manifest["num_places"], manifest["descriptor_size"], manifest["adapter"])

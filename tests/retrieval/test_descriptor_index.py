@@ -264,14 +264,15 @@ class TestFiles:
         with pytest.raises(PlaceDatabaseError, match="cannot be read as a faiss index"):
             DescriptorIndex.load(tmp_path / "index.faiss")
 
-    def test_a_damaged_index_is_told_from_its_checksum(self, database, tmp_path):
+    @pytest.mark.parametrize("is_mapped", [False, True])
+    def test_a_damaged_index_is_told_from_its_checksum(self, database, is_mapped, tmp_path):
         path = tmp_path / "index.faiss"
         DescriptorIndex.build(database).save(path)
         content = bytearray(path.read_bytes())
         content[-5] ^= 1  # a descriptor, which faiss would read as well
         path.write_bytes(content)
         with pytest.raises(PlaceDatabaseError, match="index.faiss is damaged: its checksum"):
-            DescriptorIndex.load(path)
+            DescriptorIndex.load(path, is_mapped=is_mapped)
 
     def test_what_made_it_is_kept_with_it(self, database, tmp_path):
         DescriptorIndex.build(database, "hnsw", model="abc").save(tmp_path / "index.faiss")
