@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset, DatasetDict
 
-from selavpr_peft.data.photo_folder import is_photo_folder, read_photo_folder
+from selavpr_peft.data.photo_folder import photographs_without_table, read_photographs
 from selavpr_peft.data.place_table import read_place_table
 from selavpr_peft.data.schema import FRAME, KEY, check_places, positions
-from selavpr_peft.data.utm_folder import is_utm_folder, pictures_in, read_utm_folder
+from selavpr_peft.data.utm_folder import is_utm_folder, read_utm_folder
 from selavpr_peft.errors import DatasetFormatError
 
 DATABASE = "database"
@@ -42,23 +42,18 @@ def load_places(source: str | Path | Dataset | DatasetDict, *, frames: tuple[int
     if isinstance(source, Dataset):
         places = _checked(source, "dataset", frames)
         return DatasetDict({DATABASE: places, QUERIES: places})
-    if is_utm_folder(Path(source)):
+    folder = Path(source)
+    if is_utm_folder(folder):
         if frames is not None:
             raise DatasetFormatError(f"{source} has positions in metres, so frames {frames} cannot be taken from it.")
-        return DatasetDict({name: read_utm_folder(Path(source) / name) for name in (DATABASE, QUERIES)})
-    if is_photo_folder(Path(source)):
+        return DatasetDict({name: read_utm_folder(folder / name) for name in (DATABASE, QUERIES)})
+    if photographs := photographs_without_table(folder):
         if frames is not None:
             raise DatasetFormatError(f"{source} has no places.csv, so frames {frames} cannot be taken from it.")
-        places = _read_pictures(Path(source))
+        places = read_photographs(folder, photographs)
     else:
         places = read_place_table(source, frames=frames)
     return DatasetDict({DATABASE: places, QUERIES: places})
-
-
-def _read_pictures(folder: Path) -> Dataset:
-    """Read pictures that no table describes; names of the form @utm_easting@... tell their positions."""
-    is_named_by_position = all(path.name.startswith("@") for path in pictures_in(folder))
-    return read_utm_folder(folder) if is_named_by_position else read_photo_folder(folder)
 
 
 def _checked(places: Dataset, source: str, frames: tuple[int, int] | None) -> Dataset:

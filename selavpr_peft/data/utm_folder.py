@@ -66,6 +66,22 @@ def read_utm_folder(folder: str | Path) -> Dataset:
     paths = pictures_in(folder)
     if not paths:
         raise DatasetFormatError(f"Expected images ({', '.join(IMAGE_SUFFIXES)}) in {folder}, but found none.")
+    return places_by_name(folder, paths)
+
+
+def places_by_name(folder: Path, paths: list[Path]) -> Dataset:
+    """Give pictures as places, with what their names tell.
+
+    Args:
+        folder: The folder.
+        paths: Pictures in it.
+
+    Returns:
+        Places in the order of the pictures, with the columns of `read_utm_folder`.
+
+    Raises:
+        DatasetFormatError: If a name does not follow the pattern; the message shows it.
+    """
     fields = [path.name.split("@") for path in paths]
     columns = picture_columns(folder, paths)
     for name, index in _POSITION_FIELDS.items():

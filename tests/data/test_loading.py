@@ -1,5 +1,7 @@
 """Places from every source: the two splits, what makes a picture the same in both, and what is refused."""
 
+from pathlib import Path
+
 import pytest
 from datasets import Dataset, DatasetDict, Image
 from PIL import Image as Pillow
@@ -74,6 +76,13 @@ class TestFolders:
 
     def test_photographs_without_a_table_may_tell_positions_by_their_names(self, utm_folder):
         assert load_places(utm_folder / "database")["database"]["easting_m"][:] == [1, 2]
+
+    @pytest.mark.parametrize("folder", ["photographs", "utm_folder"])
+    def test_a_folder_is_gone_through_once(self, request, monkeypatch, folder):
+        folder, gone_through, rglob = request.getfixturevalue(folder), [], Path.rglob
+        monkeypatch.setattr(Path, "rglob", lambda path, pattern: gone_through.append(path) or rglob(path, pattern))
+        load_places(folder)
+        assert len(gone_through) == len(set(gone_through)) > 0
 
     def test_positions_that_nobody_knows_are_asked_for(self, photographs):
         with pytest.raises(
