@@ -50,7 +50,7 @@ def index(
     """
     options.check_dtype(dtype)
     quiet_host_libraries()
-    from selavpr_peft.data import load_places
+    from selavpr_peft.data.loading import load_database
     from selavpr_peft.data.schema import has_positions
     from selavpr_peft.retrieval import PlaceDatabase
 
@@ -58,14 +58,14 @@ def index(
     form = {"local_dtype": local_dtype, "keep_locations": keep_locations, "index_kind": kind}
     given: dict[str, Any] = {name: value for name, value in form.items() if value is not None}
     reading: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "is_strict": strict}
-    load_places(database)  # a mistake in the places is told before a model is fetched
+    places = load_database(database)  # a mistake in the places is told before a model is fetched
     if output is not None and add_to is None:
-        indexed = PlaceDatabase.build(load(), database, output, **given, **reading)
+        indexed = PlaceDatabase.build(load(), places, output, **given, **reading)
     elif add_to is not None and output is None:
         if given:
             raise ValueError("--local-dtype, --keep-locations and --kind stay those of the database; leave them out.")
         indexed = PlaceDatabase.open(add_to)
-        indexed.add(load(), database, **reading)
+        indexed.add(load(), places, **reading)
     else:
         raise ValueError("Give either --output, the folder of a new database, or --add-to, the database to add to.")
     commit_url = None if push_to is None else indexed.push_to_hub(push_to, image_root=_folder_of(database))

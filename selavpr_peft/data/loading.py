@@ -7,7 +7,7 @@ from datasets import Dataset, DatasetDict
 
 from selavpr_peft.data.photo_folder import photographs_without_table, read_photographs
 from selavpr_peft.data.place_table import read_place_table
-from selavpr_peft.data.schema import FRAME, KEY, check_places, positions
+from selavpr_peft.data.schema import FRAME, IMAGE, KEY, check_photographs, check_places, positions
 from selavpr_peft.data.utm_folder import is_utm_folder, read_utm_folder
 from selavpr_peft.errors import DatasetFormatError
 
@@ -56,10 +56,27 @@ def load_places(source: str | Path | Dataset | DatasetDict, *, frames: tuple[int
     return DatasetDict({DATABASE: places, QUERIES: places})
 
 
+def load_database(source: str | Path | Dataset | DatasetDict) -> Dataset:
+    """Load the images that a place database is made of, with positions or, of photographs alone, without.
+
+    Args:
+        source: What `load_places` takes or gives, or what this function gave. A dataset without any column but `image`
+            and `key` is taken for photographs alone.
+
+    Raises:
+        DatasetFormatError: As there.
+    """
+    images, name = (source.get(DATABASE), DATABASE) if isinstance(source, DatasetDict) else (source, "dataset")
+    if isinstance(images, Dataset) and set(images.column_names) <= {IMAGE, KEY}:
+        photographs = _with_keys(images, name)
+        check_photographs(photographs, name)
+        return photographs
+    return load_places(source)[DATABASE]
+
+
 def _checked(places: Dataset, source: str, frames: tuple[int, int] | None) -> Dataset:
-    """Check the columns of a dataset made elsewhere; keys default to split and row."""
-    if KEY not in places.column_names:  # the split, because equal keys say that a picture is the same
-        places = places.add_column(KEY, [f"{source}/{row}" for row in range(len(places))])
+    """Check the columns of a dataset made elsewhere, and take some frames of it."""
+    places = _with_keys(places, source)
     check_places(places, source)
     if frames is None:
         return places
@@ -70,3 +87,11 @@ def _checked(places: Dataset, source: str, frames: tuple[int, int] | None) -> Da
     if not len(kept):
         raise DatasetFormatError(f"{source} has no frame in {frames[0]}-{frames[1]}.")
     return places.select(kept)
+
+
+def _with_keys(places: Dataset, source: str) -> Dataset:
+    """Give a dataset made elsewhere keys: split and row, where it has none."""
+    if KEY in places.column_names:
+        return places
+    # the split, because equal keys say that a picture is the same
+    return places.add_column(KEY, [f"{source}/{row}" for row in range(len(places))])

@@ -41,17 +41,30 @@ def check_places(places: Dataset, source: str) -> None:
     Raises:
         DatasetFormatError: With what was expected, what was found and where.
     """
+    check_photographs(places, source)
     columns = places.column_names
-    for name in (IMAGE, KEY):
-        if name not in columns:
-            raise DatasetFormatError(f"{source} must have a column {name!r}, got {columns}.")
     metres = [name for name in METRES if name in columns]
     if bool(metres) == (FRAME in columns) or len(metres) == 1:
         raise DatasetFormatError(
             f"{source} must have either the columns 'easting_m' and 'northing_m' or the column 'frame', got {columns}."
         )
-    _check_keys(places, source)
     _check_positions(places, source)
+
+
+def check_photographs(places: Dataset, source: str) -> None:
+    """Raise if a table lacks pictures or their names, or gives a name twice; positions are not asked for.
+
+    Args:
+        places: Table with the columns `image` and `key`.
+        source: Where it comes from, for the message.
+
+    Raises:
+        DatasetFormatError: With what was expected, what was found and where.
+    """
+    for name in (IMAGE, KEY):
+        if name not in places.column_names:
+            raise DatasetFormatError(f"{source} must have a column {name!r}, got {places.column_names}.")
+    _check_keys(places, source)
 
 
 def positions(places: Dataset) -> Float[np.ndarray, "N dims"]:

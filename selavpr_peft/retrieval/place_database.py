@@ -25,7 +25,7 @@ from peft import PeftModel
 from pyarrow import parquet
 from torch import Tensor
 
-from selavpr_peft.data.loading import DATABASE, load_places
+from selavpr_peft.data.loading import load_database
 from selavpr_peft.data.schema import KEY
 from selavpr_peft.errors import PlaceDatabaseError
 from selavpr_peft.files import crc32_of, folder_written_at_once
@@ -148,7 +148,8 @@ class PlaceDatabase:
 
         Args:
             model: A model with a SelaVPR adapter, in evaluation mode.
-            places: Anything `load_places` takes; its database images.
+            places: Anything `load_places` takes or gives; its database images. Photographs alone may be a dataset,
+                too: one of nothing but `image` and, if they have names, `key`.
             folder: Where to write.
             local_dtype: Form of the local features, one of STORED_DTYPES.
             keep_locations: Local features kept of every image, at most, at the points of a grid; None for all.
@@ -164,7 +165,7 @@ class PlaceDatabase:
             OSError: If the disk is full; the build goes on from there when it is run again.
         """
         check_stored_dtype(local_dtype)
-        table = load_places(places)[DATABASE]
+        table = load_database(places)
         if not len(table):
             raise ValueError("A place database needs at least one image, got none.")
         options = {"batch_size": batch_size, "num_workers": num_workers, "is_strict": is_strict}
@@ -247,7 +248,8 @@ class PlaceDatabase:
 
         Args:
             model: The model that the database was built with, in evaluation mode.
-            places: Anything `load_places` takes; its database images.
+            places: Anything `load_places` takes or gives; its database images. Photographs alone may be a dataset,
+                too: one of nothing but `image` and, if they have names, `key`.
             batch_size: Images per forward pass.
             num_workers: Processes that decode images.
             is_strict: Raise at an unreadable image instead of leaving it out.
@@ -262,7 +264,7 @@ class PlaceDatabase:
             OSError: If the disk is full; it goes on from there when it is run again.
         """
         self.check_model(model)
-        table = load_places(places)[DATABASE]
+        table = load_database(places)
         if not len(table):
             raise ValueError("At least one place must be added, got none.")
         options = {"batch_size": batch_size, "num_workers": num_workers, "is_strict": is_strict}

@@ -7,6 +7,7 @@ import shutil
 import pytest
 from PIL import Image
 
+from selavpr_peft.data import place_table
 from selavpr_peft.retrieval import PlaceDatabase
 from tests.hub.hub_client import use_the_hub
 
@@ -16,6 +17,14 @@ class TestIndex:
         folder, _, run = indexed
         assert re.fullmatch(rf"{folder}: 6 places, \d+\.\d\d MB each\n", run.out)
         assert PlaceDatabase.open(folder).places["key"][:] == [f"day/{number}.png" for number in range(6)]
+
+    def test_the_table_of_places_is_read_once(self, selavpr, walk, models, tmp_path, monkeypatch):
+        read, read_csv = [], place_table.csv.read_csv
+        monkeypatch.setattr(
+            place_table.csv, "read_csv", lambda path, **how: read.append(path) or read_csv(path, **how)
+        )
+        run = selavpr("index", f"{walk}:day", "--backbone", models / "backbone", "--output", tmp_path / "db")
+        assert (run.code, read) == (0, [walk / "places.csv"])
 
     def test_unreadable_images_are_told(self, selavpr, walk, models, tmp_path):
         (walk / "day" / "3.png").write_bytes(b"")

@@ -6,7 +6,7 @@ import pytest
 from datasets import Dataset, DatasetDict, Image
 from PIL import Image as Pillow
 
-from selavpr_peft.data.loading import load_places
+from selavpr_peft.data.loading import load_database, load_places
 from selavpr_peft.data.schema import picture_names, positions
 from selavpr_peft.errors import DatasetFormatError
 
@@ -130,6 +130,26 @@ class TestDatasets:
         places = load_places(given, frames=(3, 5))
         assert places["database"]["frame"][:] == [3, 4, 5]
         assert places["queries"]["frame"][:] == ([3, 4] if as_dictionary else [3, 4, 5])
+
+
+class TestLoadDatabase:
+    @pytest.mark.parametrize("folder", ["utm_folder", "walk", "photographs"])
+    def test_it_is_the_database_of_what_is_loaded_and_takes_what_it_and_loading_give(self, request, folder):
+        folder = request.getfixturevalue(folder)
+        places = load_places(folder)
+        found = [load_database(source) for source in (folder, places, load_database(folder))]
+        assert [table.to_pandas().to_dict() for table in found] == 3 * [places["database"].to_pandas().to_dict()]
+
+    def test_photographs_without_names_are_called_by_their_rows(self):
+        assert load_database(table(frame=None))["key"][:] == ["dataset/0", "dataset/1", "dataset/2"]
+
+    def test_photographs_have_a_name_each(self):
+        with pytest.raises(DatasetFormatError, match="dataset must name every image once, .* the first is a"):
+            load_database(table(frame=None, key=["a", "a", "b"]))
+
+    def test_a_table_whose_positions_are_called_otherwise_is_not_taken_for_photographs_alone(self):
+        with pytest.raises(DatasetFormatError, match=r"must have either the columns .* 'easting', 'northing'"):
+            load_database(table(frame=None, easting=[1.0, 2, 3], northing=[1.0, 2, 3]))
 
 
 class TestErrors:
