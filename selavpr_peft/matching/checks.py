@@ -25,6 +25,19 @@ def check_comparable(query: Num[Tensor, "*query D"], candidates: Num[Tensor, "*c
         )
 
 
+def check_num_exact(num_exact: int) -> None:
+    """Raise if no candidate would be compared again in the second of two passes.
+
+    Args:
+        num_exact: Candidates of the first pass that are compared again.
+
+    Raises:
+        ValueError: If there are fewer than one.
+    """
+    if num_exact < 1:
+        raise ValueError(f"num_exact must be at least 1, got {num_exact}.")
+
+
 def check_numbers(*maxima: Num[Tensor, "..."]) -> None:
     """Raise if a similarity is no number; NaN and infinity of any feature reach the maximum of its row or column.
 

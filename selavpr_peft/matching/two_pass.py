@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Int, Num
 from torch import Tensor
 
+from selavpr_peft.matching.checks import check_comparable, check_num_exact
 from selavpr_peft.matching.mutual_neighbours import count_mutual_matches
 from selavpr_peft.matching.ranking import rerank
 
@@ -35,6 +36,8 @@ def rerank_in_two_passes(
     Raises:
         ValueError: As `count_mutual_matches` does, or if fewer than one candidate is to be compared again.
     """
+    check_num_exact(num_exact)
+    check_comparable(query, candidates)
     first_counts = count_mutual_matches(query_form, candidate_forms)
     return rows[order_in_two_passes(first_counts, query, candidates, num_exact)[0]]
 
@@ -56,8 +59,7 @@ def order_in_two_passes(
     Raises:
         ValueError: As there.
     """
-    if num_exact < 1:
-        raise ValueError(f"num_exact must be at least 1, got {num_exact}.")
+    check_num_exact(num_exact)
     order = rerank(first_counts, torch.arange(len(candidates)))
     best = order[:num_exact].sort().values  # back in the order of retrieval, which breaks ties
     counts = count_mutual_matches(query, candidates[best])

@@ -21,6 +21,7 @@ from selavpr_peft.matching import (
     order_in_two_passes,
     rerank,
 )
+from selavpr_peft.matching.checks import check_num_exact
 from selavpr_peft.modeling.preprocessing import as_rgb, read_image
 from selavpr_peft.retrieval.calibration import Calibration, answer_form, calibration_of
 from selavpr_peft.retrieval.encoding import check_descriptions, describe
@@ -149,8 +150,8 @@ class PlaceRecognizer:
             raise ValueError(f"top_k must be at least 1 and rerank_num at least 0, got {top_k} and {rerank_num}.")
         if rerank_window is not None and not rerank_window >= 0:
             raise ValueError(f"rerank_window must be a difference of scores of 0 or more, got {rerank_window}.")
-        if num_exact is not None and num_exact < 1:
-            raise ValueError(f"num_exact must be at least 1, got {num_exact}.")
+        if num_exact is not None:
+            check_num_exact(num_exact)
         is_allowed = self._near(near, radius_m)
         is_calibrated = rerank_window is None and is_allowed is None and not self.uncalibrated(rerank_num)
         calibration = self.calibration if is_calibrated else None

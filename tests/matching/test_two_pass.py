@@ -6,6 +6,7 @@ from torch.nn.functional import normalize
 
 from selavpr_peft.matching import (
     count_mutual_matches,
+    order_in_two_passes,
     quantize_local_features,
     rerank,
     rerank_in_two_passes,
@@ -67,6 +68,20 @@ class TestRerankInTwoPasses:
         in_two_passes(query, candidates, torch.arange(8), "int8", num_exact=2)
         assert compared == [("torch.int8", 8), ("torch.float32", 2)]
 
-    def test_at_least_one_must_be_compared_exactly(self, query, candidates):
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"num_exact": 0}, "num_exact must be at least 1, got 0"),
+            ({"candidates": random_map(8, 9, 9, 16)}, "must have the same number of channels, .* got 32 .* and 16"),
+        ],
+    )
+    def test_a_mistake_is_told_before_the_first_pass(self, query, candidates, monkeypatch, settings, message):
+        forms = [quantize_local_features(features, "int8") for features in (query, candidates)]
+        settings = {"candidates": candidates, "num_exact": 1} | settings
+        monkeypatch.setattr(two_pass, "count_mutual_matches", None)
+        with pytest.raises(ValueError, match=message):
+            rerank_in_two_passes(query, forms[0], candidate_forms=forms[1], rows=torch.arange(8), **settings)
+
+    def test_at_least_one_is_compared_again_after_any_first_pass(self, query, candidates):
         with pytest.raises(ValueError, match="num_exact must be at least 1, got 0"):
-            in_two_passes(query, candidates, torch.arange(8), "int8", num_exact=0)
+            order_in_two_passes(torch.arange(8), query, candidates, num_exact=0)
