@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset, Image
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy.special import logit
 
-from selavpr_peft.data.positives import positives_within
-from selavpr_peft.data.schema import IMAGE, KEY, picture_names, positions, radius_unit
+from selavpr_peft.data.schema import IMAGE, KEY, radius_unit
+from selavpr_peft.evaluation.evaluator import own_and_positives
 from selavpr_peft.evaluation.reliability import brier_score, expected_calibration_error, lowest_threshold
 from selavpr_peft.retrieval.calibration import Calibration, answer_form, logistic
 from selavpr_peft.retrieval.encoding import read_stored_image
@@ -51,14 +51,15 @@ def fit_calibration(
     Raises:
         UnreadableImageError: If a query cannot be read.
         ValueError: If there are too few queries, or too few right or wrong answers among them, a query's own picture
-            is in the database, or more evidence does not speak for a right answer.
+            is in the database, positions or radius cannot be compared, or more evidence does not speak for a right
+            answer.
     """
-    _check_queries(queries, recognizer.database.places)
+    own, positives = own_and_positives(queries, recognizer.database.places, positive_radius)
+    _check_queries(queries, own)
     found = []
     for start in range(0, len(queries), batch_size):
         images = _read(queries.select(range(start, min(start + batch_size, len(queries)))))
         found += recognizer.recognize(images, top_k=1, rerank_num=rerank_num, batch_size=batch_size)
-    positives = positives_within(positions(queries), positions(recognizer.database.places), positive_radius)
     evidence = np.array([places[0].evidence for places in found], dtype=np.float64)
     is_right = np.array([places[0].row in rows for places, rows in zip(found, positives, strict=True)])
     _check_outcomes(is_right)
@@ -163,16 +164,16 @@ def _loss(log_odds: Float[np.ndarray, " Q"], target: Float[np.ndarray, " Q"]) ->
     return float(np.sum(np.logaddexp(0, log_odds) - target * log_odds))
 
 
-def _check_queries(queries: Dataset, database: Dataset) -> None:
+def _check_queries(queries: Dataset, own: Int[np.ndarray, " Q"]) -> None:
     """Refuse before the long work what would fail after it, or mislead."""
     if len(queries) < MIN_QUERIES:
         raise ValueError(f"A calibration needs at least {MIN_QUERIES} queries, got {len(queries)}.")
-    known = set(database[IMAGE][:])
-    own = [name for name in picture_names(queries) if name in known]
-    if own:
+    answered_by_itself = np.flatnonzero(own >= 0)
+    if len(answered_by_itself):
         raise ValueError(
-            f"Queries must be other pictures than those of the database, got {len(own)} of them, the first {own[0]};"
-            " a picture finds itself with more evidence than any other query."
+            f"Queries must be other pictures than those of the database, got {len(answered_by_itself)} of them, the"
+            f" first {queries[KEY][int(answered_by_itself[0])]}; a picture finds itself with more evidence than any"
+            " other query."
         )
 
 

@@ -163,6 +163,11 @@ class TestFitCalibration:
         with pytest.raises(ValueError, match=r"other pictures than those of the database, got 10 .*day/0\.png"):
             fit_calibration(recognizer, read_place_table(walk), positive_radius=0)
 
+    def test_a_radius_that_cannot_be_is_refused_before_anything_is_located(self, recognizer, queries, monkeypatch):
+        monkeypatch.setattr(PlaceRecognizer, "recognize", None)
+        with pytest.raises(ValueError, match="radius must be a number of at least 0, got -1"):
+            fit_calibration(recognizer, queries, positive_radius=-1)
+
     @pytest.mark.parametrize(
         ("radius", "message"),
         [(10**6, "got 60 and 0; add queries that are harder"), (0.5, "got 0 and 60; add queries that are easier")],
