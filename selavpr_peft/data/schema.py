@@ -104,8 +104,17 @@ def picture_names(places: Dataset) -> list[str]:
     Returns:
         Names that are equal where one picture stands in two tables.
     """
-    stored = places.select_columns(IMAGE).cast_column(IMAGE, Image(decode=False))
+    stored = undecoded(places.select_columns(IMAGE))
     return [_picture_name(row[IMAGE] or {}, number) for number, row in enumerate(stored)]
+
+
+def undecoded(places: Dataset) -> Dataset:
+    """Give a table whose column `image` holds, instead of pictures, how they are stored: their "bytes" or "path".
+
+    Args:
+        places: Table of places.
+    """
+    return places.cast_column(IMAGE, Image(decode=False))
 
 
 def _picture_name(image: dict[str, Any], number: int) -> str:

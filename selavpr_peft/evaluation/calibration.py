@@ -9,16 +9,16 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, Image
+from datasets import Dataset
 from jaxtyping import Bool, Float, Int
 from scipy.special import logit
 
-from selavpr_peft.data.schema import IMAGE, KEY, radius_unit
+from selavpr_peft.data.schema import KEY, radius_unit
 from selavpr_peft.evaluation.evaluator import own_and_positives
 from selavpr_peft.evaluation.reliability import brier_score, expected_calibration_error, lowest_threshold
 from selavpr_peft.retrieval.calibration import Calibration, answer_form, logistic
-from selavpr_peft.retrieval.encoding import read_stored_image
 from selavpr_peft.retrieval.place_recognizer import PlaceRecognizer
+from selavpr_peft.retrieval.stored_images import StoredImages
 
 MIN_QUERIES = 50
 MIN_OF_EACH = 5
@@ -56,10 +56,10 @@ def fit_calibration(
     """
     own, positives = own_and_positives(queries, recognizer.database.places, positive_radius)
     _check_queries(queries, own)
-    found = []
-    for start in range(0, len(queries), batch_size):
-        images = _read(queries.select(range(start, min(start + batch_size, len(queries)))))
-        found += recognizer.recognize(images, top_k=1, rerank_num=rerank_num, batch_size=batch_size)
+    images, found = StoredImages(queries), []
+    for start in range(0, len(images), batch_size):
+        batch = [images[row] for row in range(start, min(start + batch_size, len(images)))]
+        found += recognizer.recognize(batch, top_k=1, rerank_num=rerank_num, batch_size=batch_size)
     evidence = np.array([places[0].evidence for places in found], dtype=np.float64)
     is_right = np.array([places[0].row in rows for places, rows in zip(found, positives, strict=True)])
     _check_outcomes(is_right)
@@ -185,8 +185,3 @@ def _check_outcomes(is_right: Bool[np.ndarray, " Q"]) -> None:
             f" and {num_wrong}; add queries that are {'harder' if num_wrong < num_right else 'easier'}, "
             f"{'such as places that the database does not have' if num_wrong < num_right else 'or train the adapter'}."
         )
-
-
-def _read(queries: Dataset) -> list[Any]:
-    stored = queries.select_columns([IMAGE, KEY]).cast_column(IMAGE, Image(decode=False))
-    return [read_stored_image(row[IMAGE], name=row[KEY]) for row in stored]

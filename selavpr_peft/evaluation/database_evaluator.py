@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from datasets import Dataset, Image
+from datasets import Dataset
 from peft import PeftModel
 from tqdm.auto import tqdm
 
-from selavpr_peft.data.schema import IMAGE, KEY, radius_unit
+from selavpr_peft.data.schema import KEY, radius_unit
 from selavpr_peft.errors import UnreadableImageError
 from selavpr_peft.evaluation.evaluator import (
     N_VALUES,
@@ -26,7 +26,7 @@ from selavpr_peft.evaluation.evaluator import (
 )
 from selavpr_peft.modeling.packed_linear import packed_weights
 from selavpr_peft.retrieval import PlaceDatabase, PlaceRecognizer, RecognizedPlace
-from selavpr_peft.retrieval.encoding import read_stored_image
+from selavpr_peft.retrieval.stored_images import StoredImages
 
 logger = logging.getLogger(__name__)
 
@@ -101,10 +101,10 @@ def _locate_all(
     """Ask where one query after another was taken; gives no place for those that cannot be read, and says why."""
     found: list[list[RecognizedPlace]] = []
     unreadable = []
-    stored = queries.cast_column(IMAGE, Image(decode=False))
-    for query, own_row in zip(tqdm(stored, desc="locating", unit="query"), own.tolist(), strict=True):
+    images = StoredImages(queries)
+    for row, own_row in enumerate(tqdm(own.tolist(), desc="locating", unit="query")):
         try:
-            picture = read_stored_image(query[IMAGE], query[KEY])
+            picture = images[row]
         except UnreadableImageError as error:
             logger.warning("left out: %s", error)
             unreadable.append(str(error))

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from datasets import Dataset, Image
+from datasets import Dataset
 from peft import PeftModel
 from pyarrow import parquet
 from tqdm.auto import tqdm
 
-from selavpr_peft.data.schema import IMAGE, KEY
+from selavpr_peft.data.schema import IMAGE, KEY, undecoded
 from selavpr_peft.errors import PlaceDatabaseError
 from selavpr_peft.files import crc32_of, write_atomically
 from selavpr_peft.matching import database_form, grid_within
@@ -230,6 +230,6 @@ def with_paths(table: Dataset) -> pa.Table:
     Args:
         table: The places.
     """
-    images = table.select_columns(IMAGE).cast_column(IMAGE, Image(decode=False))[:][IMAGE]
+    images = undecoded(table.select_columns(IMAGE))[:][IMAGE]
     places = table.remove_columns(IMAGE).with_format("arrow")[:]
     return places.append_column(IMAGE, pa.array([image["path"] for image in images], pa.string()))

@@ -1,13 +1,10 @@
 """Encode the images of a table of places, batch by batch, with decoding in worker processes if wanted."""
 
-import io
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import datasets
-import PIL.Image
 import torch
 import torch.utils.data
 from jaxtyping import Float
@@ -16,7 +13,8 @@ from tqdm.auto import tqdm
 
 from selavpr_peft.errors import UnreadableImageError
 from selavpr_peft.modeling.packed_linear import packed_weights
-from selavpr_peft.modeling.preprocessing import Preprocessing, read_image
+from selavpr_peft.modeling.preprocessing import Preprocessing
+from selavpr_peft.retrieval.stored_images import StoredImages
 
 logger = logging.getLogger(__name__)
 
@@ -101,46 +99,17 @@ class _Images(torch.utils.data.Dataset[_Item]):
     """The images of a table as network input; one that cannot be read gives its error instead."""
 
     def __init__(self, places: datasets.Dataset, preprocessing: Preprocessing) -> None:
-        columns = [name for name in ("image", "key") if name in places.column_names]
-        self.places = places.select_columns(columns).cast_column("image", datasets.Image(decode=False))
+        self.images = StoredImages(places)
         self.preprocessing = preprocessing
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.images)
 
     def __getitem__(self, row: int) -> _Item:
-        place = self.places[row]
         try:
-            image = read_stored_image(place["image"], name=place.get("key", f"row {row}"))
-            return _Item(row, self.preprocessing(image), "")
+            return _Item(row, self.preprocessing(self.images[row]), "")
         except UnreadableImageError as error:
             return _Item(row, None, str(error))
-
-
-def read_stored_image(stored: dict[str, Any] | None, name: str) -> PIL.Image.Image:
-    """Read an entry of an image column that is not decoded: bytes inside the table, or the path of a file.
-
-    Args:
-        stored: Entry with "bytes" and "path".
-        name: What a message calls the image.
-
-    Raises:
-        UnreadableImageError: If there is none or it is no picture.
-    """
-    if stored is None or (stored["bytes"] is None and stored["path"] is None):
-        raise UnreadableImageError(f"The image {name} cannot be read (the table has none); add or remove it.")
-    return read_image(stored["path"] if stored["bytes"] is None else _NamedBytes(stored["bytes"], name))
-
-
-class _NamedBytes(io.BytesIO):
-    """A picture inside the table, which messages call by its name."""
-
-    def __init__(self, content: bytes, name: str) -> None:
-        super().__init__(content)
-        self._name = name
-
-    def __str__(self) -> str:
-        return self._name
 
 
 def _report(unreadable: dict[int, str], is_strict: bool) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 from selavpr_peft.data.schema import IMAGE, KEY
 from selavpr_peft.errors import UnreadableImageError
 from selavpr_peft.retrieval import PlaceDatabase
-from selavpr_peft.retrieval.encoding import read_stored_image
+from selavpr_peft.retrieval.stored_images import read_stored_image
 from selavpr_peft.serving.place_map import plane_positions
 from selavpr_peft.serving.request_error import RequestError
 

@@ -15,10 +15,9 @@ import torch.utils.data
 from PIL import Image
 from torch import Tensor
 
-from selavpr_peft.data.schema import IMAGE, KEY
 from selavpr_peft.errors import UnreadableImageError
 from selavpr_peft.modeling.preprocessing import Preprocessing
-from selavpr_peft.retrieval.encoding import read_stored_image
+from selavpr_peft.retrieval.stored_images import StoredImages
 from selavpr_peft.training.augmentation import Augmentation
 
 logger = logging.getLogger(__name__)
@@ -71,9 +70,8 @@ class TripletDataset(torch.utils.data.Dataset[TripletImages]):
             augmentation: How pictures are changed at random.
             seed: Seed of these changes.
         """
-        undecoded = datasets.Image(decode=False)
-        self.queries = queries.select_columns([IMAGE, KEY]).cast_column(IMAGE, undecoded)
-        self.database = database.select_columns([IMAGE, KEY]).cast_column(IMAGE, undecoded)
+        self.queries = StoredImages(queries)
+        self.database = StoredImages(database)
         self.preprocessing = preprocessing
         self.augmentation = augmentation
         self.seed = seed
@@ -91,8 +89,7 @@ class TripletDataset(torch.utils.data.Dataset[TripletImages]):
 
     def _read(self, rows: tuple[int, ...]) -> list[Image.Image]:
         query, *others = rows
-        places = [self.queries[query], *(self.database[row] for row in others)]
-        return [read_stored_image(place[IMAGE], name=place[KEY]) for place in places]
+        return [self.queries[query], *(self.database[row] for row in others)]
 
 
 def collate_triplets(triplets: list[TripletImages]) -> dict[str, Tensor]:
