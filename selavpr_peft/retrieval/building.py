@@ -9,7 +9,7 @@ import pyarrow as pa
 import torch
 from datasets import Dataset
 from peft import PeftModel
-from pyarrow import parquet
+from pyarrow import compute, parquet
 from tqdm.auto import tqdm
 
 from selavpr_peft.data.schema import IMAGE, KEY, undecoded
@@ -230,6 +230,8 @@ def with_paths(table: Dataset) -> pa.Table:
     Args:
         table: The places.
     """
-    images = undecoded(table.select_columns(IMAGE))[:][IMAGE]
+    stored = undecoded(table.select_columns(IMAGE)).with_format("arrow")
+    # part by part, and the paths alone: the table may hold all pictures
+    paths = [path for part in stored.iter(1000) for path in compute.struct_field(part[IMAGE], "path").to_pylist()]
     places = table.remove_columns(IMAGE).with_format("arrow")[:]
-    return places.append_column(IMAGE, pa.array([image["path"] for image in images], pa.string()))
+    return places.append_column(IMAGE, pa.array(paths, pa.string()))
