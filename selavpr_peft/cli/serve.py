@@ -5,7 +5,6 @@ import ipaddress
 import socket
 from contextlib import suppress
 from importlib import import_module
-from pathlib import Path
 from types import ModuleType
 from typing import Annotated
 
@@ -18,7 +17,7 @@ LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 
 
 def serve(
-    database: Annotated[Path, typer.Argument(help="Place database by `selavpr index`.")],
+    database: options.PlaceDatabase,
     backbone: options.Backbone,
     adapter: options.Adapter = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
@@ -39,7 +38,7 @@ def serve(
         from selavpr_peft.retrieval import PlaceDatabase, PlaceRecognizer
         from selavpr_peft.serving import create_app
 
-        opened = PlaceDatabase.open(database)
+        opened = PlaceDatabase.from_pretrained(database)
         model = options.load_model(backbone, adapter, dtype=dtype, device=device, seed=seed)
         app = create_app(PlaceRecognizer(model, opened), allowed_hosts=_allowed_hosts(host, listening))
         address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"

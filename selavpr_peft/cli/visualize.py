@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from selavpr_peft.modeling.preprocessing import Preprocessing
     from selavpr_peft.retrieval import PlaceDatabase, RecognizedPlace
 
-Database = Annotated[Path, typer.Argument(help="Place database by `selavpr index`.")]
 Photograph = Annotated[Path, typer.Argument(help="A photograph.")]
 Queries = Annotated[
     str | None,
@@ -30,7 +29,7 @@ TopK = Annotated[int, typer.Option(help="Candidates drawn.", min=1)]
 
 
 def candidates(
-    database: Database,
+    database: options.PlaceDatabase,
     image: Photograph,
     backbone: options.Backbone,
     adapter: options.Adapter = None,
@@ -57,7 +56,7 @@ def candidates(
     from selavpr_peft.retrieval import PlaceDatabase
     from selavpr_peft.visualization import draw_candidates
 
-    opened = PlaceDatabase.open(database)
+    opened = PlaceDatabase.from_pretrained(database)
     positives = None
     if queries is not None and positive_radius is not None:
         positives = _positives(opened, _table_row(image, queries), positive_radius)
@@ -215,7 +214,7 @@ def recall(
 
 
 def map_(
-    database: Database,
+    database: options.PlaceDatabase,
     image: Annotated[
         Path | None, typer.Argument(help="A photograph to locate; without it the database alone.")
     ] = None,
@@ -251,7 +250,7 @@ def map_(
     from selavpr_peft.visualization import draw_place_map
     from selavpr_peft.visualization.place_map import coordinate_names, coordinates
 
-    opened = PlaceDatabase.open(database)
+    opened = PlaceDatabase.from_pretrained(database)
     names = coordinate_names(opened.places.column_names)
     position = positives = None
     if image is not None and queries is not None:

@@ -11,6 +11,7 @@ import urllib.request
 
 import pytest
 
+from selavpr_peft.retrieval import PlaceDatabase
 from tests.conftest import REPOSITORY
 
 
@@ -69,6 +70,13 @@ class TestServe:
 
         monkeypatch.setattr("uvicorn.Server.run", run)
         return addresses
+
+    def test_a_database_on_the_hub_is_served(self, selavpr, indexed, server, served):
+        folder, model, _ = indexed
+        PlaceDatabase.open(folder).push_to_hub("me/walk")
+        run = selavpr("serve", "me/walk", *model, "--port", 0)
+        assert re.fullmatch(r"me/walk: 6 places at http://127\.0\.0\.1:\d+ \(Ctrl\+C stops\)\n", run.out), run.err
+        assert served == ["127.0.0.1"]
 
     def test_a_port_that_is_taken_is_told_before_the_model_is_loaded(self, selavpr, tmp_path):
         with socket.create_server(("127.0.0.1", 0)) as other:

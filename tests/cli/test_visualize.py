@@ -9,6 +9,7 @@ from PIL import Image
 
 from selavpr_peft import visualization
 from selavpr_peft.cli import visualize
+from selavpr_peft.retrieval import PlaceDatabase
 
 ACTIONS = ("candidates", "matches", "attention", "descriptor", "features", "recall", "map")
 
@@ -156,6 +157,27 @@ class TestPictures:
         assert sorted(settings["candidates"])[0] >= 0
         assert len(settings["candidates"]) == 5
         check_picture(tmp_path / "m.png")
+
+
+class TestDatabaseOnTheHub:
+    @pytest.fixture
+    def repo_id(self, server, indexed, located):
+        """The database, published with paths of images relative to the walk."""
+        PlaceDatabase.open(indexed).push_to_hub("me/walk", image_root=located)
+        return "me/walk"
+
+    def test_its_map_is_drawn(self, selavpr, repo_id, tmp_path):
+        run = selavpr("visualize", "map", repo_id, "--output", tmp_path / "m.png")
+        assert (run.code, run.out) == (0, f"{tmp_path}/m.png\n"), run.err
+        check_picture(tmp_path / "m.png")
+
+    def test_its_candidates_are_drawn_in_the_folder_that_has_their_images(
+        self, selavpr, repo_id, located, model, tmp_path, monkeypatch
+    ):
+        monkeypatch.chdir(located)
+        run = selavpr("visualize", "candidates", repo_id, "night/2.png", *model, "--output", tmp_path / "c.png")
+        assert (run.code, run.out) == (0, f"{tmp_path}/c.png\n"), run.err
+        check_picture(tmp_path / "c.png")
 
 
 class TestMistakes:
