@@ -12,7 +12,6 @@ adapter was trained on, is evaluated, too. Memory and time are those of the whol
 import argparse
 import json
 import os
-import resource
 import shutil
 import tempfile
 import time
@@ -29,6 +28,7 @@ from selavpr_peft.data.place_table import parse_frames, read_place_table
 from selavpr_peft.evaluation.evaluator import TwoStageResult, evaluate_two_stage
 from selavpr_peft.hub.loading import load_adapted_model
 from selavpr_peft.modeling.preprocessing import Preprocessing
+from selavpr_peft.retrieval.latency import peak_memory_bytes
 from selavpr_peft.training import SelaTrainer, SelaTrainingArguments
 
 RADIUS_FRAMES = 3
@@ -102,7 +102,7 @@ def run_seed(seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
         "trained": shares(after[main_pair]),
         "train_seconds": train_seconds,
         "seconds_with_both_evaluations": total_seconds,
-        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_rss_bytes": peak_memory_bytes(),
         "paired": {name: paired(before[name], after[name]) for name in before},
         "others": {name: {"untrained": shares(before[name]), "trained": shares(after[name])} for name, _ in others},
     }

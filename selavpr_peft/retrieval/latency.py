@@ -1,6 +1,5 @@
 """What describing, searching and re-ranking one photograph takes on this machine: time, bytes and memory."""
 
-import resource
 import statistics
 import sys
 import time
@@ -126,7 +125,7 @@ def measure_latencies(
         sizes.append(_size("local features", f"{locations} locations, {local_dtype}", kept.nbytes, features.nbytes))
     in_all = (sum(size.num_bytes for size in sizes), sum(size.float32_bytes for size in sizes))
     return Measurements(
-        latencies=latencies, sizes=[*sizes, _size("image", "in all", *in_all)], peak_memory_bytes=_peak_memory_bytes()
+        latencies=latencies, sizes=[*sizes, _size("image", "in all", *in_all)], peak_memory_bytes=peak_memory_bytes()
     )
 
 
@@ -155,6 +154,13 @@ def _by(size: Sequence[int]) -> str:
     return f"{height}x{width}"
 
 
-def _peak_memory_bytes() -> int:
+def peak_memory_bytes() -> int:
+    """Give the most memory that this process has held."""
+    if sys.platform == "win32":
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # the one system that counts in bytes
+    return peak if sys.platform == "darwin" else peak * 1024  # the one Unix that counts in bytes
