@@ -7,18 +7,10 @@ import huggingface_hub
 import pytest
 
 from selavpr_peft.hub import save_adapter
-from tests.hub.hub_client import TOKEN, use_the_hub
-from tests.hub.hub_server import hub
+from tests.hub.hub_client import TOKEN
 from tests.hub.published import adapted, report_of
 
 REPO = "me/city"
-
-
-@pytest.fixture
-def server(monkeypatch, tmp_path):
-    with hub() as running:
-        use_the_hub(monkeypatch, running.url, tmp_path / "cache")
-        yield running
 
 
 @pytest.fixture(autouse=True)

@@ -8,12 +8,9 @@ import yaml
 from selavpr_peft.errors import HubError, PlaceDatabaseError
 from selavpr_peft.retrieval import PlaceDatabase, PlaceRecognizer, building
 from selavpr_peft.retrieval.publishing import publishable_table
-from tests.hub.hub_client import TOKEN, use_the_hub
-from tests.hub.hub_server import Repository, hub
+from tests.hub.hub_client import TOKEN
+from tests.hub.hub_server import Repository
 from tests.retrieval.conftest import make_model
-
-# huggingface_hub 2.4 uploads in a way that its own HTTP client has deprecated
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 REPOSITORY = "datasets/me/street"
 
@@ -21,14 +18,6 @@ REPOSITORY = "datasets/me/street"
 @pytest.fixture(autouse=True)
 def _small_steps(monkeypatch):
     monkeypatch.setattr(building, "STEP_IMAGES", 4)
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    """A server that the client library takes for the Hub."""
-    with hub() as running:
-        use_the_hub(monkeypatch, running.url, tmp_path / "cache")
-        yield running
 
 
 @pytest.fixture
