@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import TypeVar
 
-from huggingface_hub import errors
+from huggingface_hub import HfApi, RepoUrl, errors
 
 from selavpr_peft.errors import HubError
 from selavpr_peft.redaction import without_secrets
@@ -63,6 +63,26 @@ class HubAccess:
             logger.warning("The Hub does not answer for %s; asking again in %.0f s.", self.repo_id, wait_s)
             time.sleep(wait_s)
         raise AssertionError
+
+    def make_repository(self, api: HfApi, *, private: bool | None, repo_type: str | None = None) -> RepoUrl:
+        """Make the repository and the branch, where they are not there yet.
+
+        Args:
+            api: Client with the token.
+            private: Whether a new repository is private; None leaves it to the account's settings.
+            repo_type: "dataset", or None for a model.
+
+        Returns:
+            Address of the repository.
+
+        Raises:
+            HubError: If the Hub refuses or cannot be reached.
+        """
+        name, branch = self.repo_id, self.revision
+        url = self.ask(lambda: api.create_repo(name, repo_type=repo_type, private=private, exist_ok=True))
+        if branch is not None:
+            self.ask(lambda: api.create_branch(name, repo_type=repo_type, branch=branch, exist_ok=True))
+        return url
 
     def _wait_s(self, error: Exception, attempt: int) -> float | None:
         """Give the pause before the next attempt, None where another one is pointless."""

@@ -119,9 +119,7 @@ def _upload(
 ) -> str:
     api = HfApi(token=token)
     access = HubAccess(repo_id=repo_id, revision=revision)
-    access.ask(lambda: api.create_repo(repo_id, private=private, exist_ok=True))
-    if revision is not None:
-        access.ask(lambda: api.create_branch(repo_id, branch=revision, exist_ok=True))
+    access.make_repository(api, private=private)
     commit = access.ask(
         lambda: api.upload_folder(
             repo_id=repo_id,

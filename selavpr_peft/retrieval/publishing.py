@@ -77,9 +77,7 @@ def push_database(
         CARD: database_card(manifest, table, repo_id).encode(),
     }
     api, hub = HfApi(token=token), HubAccess(repo_id=repo_id, revision=revision, kind=KIND)
-    hub.ask(lambda: api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True))
-    if revision is not None:
-        hub.ask(lambda: api.create_branch(repo_id, repo_type="dataset", branch=revision, exist_ok=True))
+    hub.make_repository(api, private=private, repo_type="dataset")
     there = hub.ask(lambda: api.list_repo_files(repo_id, repo_type="dataset", revision=revision))
     stale = [name for name in there if name not in content and name != ".gitattributes"]
     commit = hub.ask(

@@ -404,7 +404,7 @@ class SelaTrainer(Trainer):
         repo_id = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
         api = HfApi(token=token or self.args.hub_token)
         private = self.args.hub_private_repo if private is None else private
-        url = HubAccess(repo_id=repo_id).ask(lambda: api.create_repo(repo_id, private=private, exist_ok=True))
+        url = HubAccess(repo_id=repo_id).make_repository(api, private=private)
         self.hub_model_id, self.push_in_progress = url.repo_id, None
 
     def push_to_hub(
