@@ -18,6 +18,7 @@ DOCUMENTS = [
     *sorted((REPOSITORY / "docs").glob("*.md")),
     *sorted((REPOSITORY / "examples").rglob("*.md")),
 ]
+PICTURES = [path for path in sorted((REPOSITORY / "docs" / "images").iterdir()) if path.suffix != ".py"]
 PYTHON_BLOCK = re.compile(r"(<!-- not run: [^>]+-->\n)?```python\n(.*?)```", re.DOTALL)
 SHELL_BLOCK = re.compile(r"```bash\n(.*?)```", re.DOTALL)
 INLINE_COMMAND = re.compile(r"`(selavpr [^`]+)`")
@@ -143,7 +144,7 @@ def test_tables_of_results_are_those_of_the_files():
         assert tables.with_tables(text) == text, f"run python benchmarks/tables.py for {document.name}"
 
 
-@pytest.mark.parametrize("picture", sorted((REPOSITORY / "docs" / "images").glob("*.png")), ids=lambda path: path.name)
+@pytest.mark.parametrize("picture", PICTURES, ids=lambda path: path.name)
 def test_pictures_are_small_and_shown(picture):
     assert picture.stat().st_size < 200_000
     assert any(f"images/{picture.name})" in document.read_text() for document in DOCUMENTS)

@@ -13,7 +13,7 @@ COMMANDS = (
     ("-m", "selavpr_peft.cli.app", "demo", "--output", "pictures"),
     (REPOSITORY / "examples" / "visualise.py",),
 )
-WIDTH_PX, NUM_COLOURS = 1000, 128
+WIDTH_PX, QUALITY = 1200, 88
 
 
 def main() -> None:
@@ -23,16 +23,14 @@ def main() -> None:
             subprocess.run([sys.executable, *map(str, command)], cwd=folder, check=True)
         for path in sorted(Path(folder, "pictures").glob("*.png")):
             with Image.open(path) as picture:
-                shrink(picture).save(IMAGES / path.name, optimize=True)
+                shrink(picture).save(IMAGES / f"{path.stem}.webp", quality=QUALITY, method=6)
 
 
 def shrink(picture: Image.Image) -> Image.Image:
-    """Reduce size and number of colours of a picture, so that a clone of the repository stays small."""
+    """Reduce the size of a picture to what a page shows, so that a clone of the repository stays small."""
     width = min(WIDTH_PX, picture.width)
-    small = picture.convert("RGB").resize(
-        (width, round(picture.height * width / picture.width)), Image.Resampling.LANCZOS
-    )
-    return small.quantize(NUM_COLOURS, dither=Image.Dither.NONE)
+    height = round(picture.height * width / picture.width)
+    return picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
 
 
 if __name__ == "__main__":

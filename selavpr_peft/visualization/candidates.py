@@ -58,7 +58,7 @@ def draw_candidates(
     if are_correct is not None:
         check_length("are_correct", are_correct, num_candidates)
     if ax is None:
-        width = min(2.2 * max(2, num_candidates + 1), 14.0)
+        width = min(1.9 * max(2, num_candidates + 1), 12.0)
         ax = new_axes(width, row_height([query_image, *candidate_images], width) + _TITLE_INCHES)
     first, *others = split_axes(ax, num_candidates + 1)
     _show_framed(first, query_image, "query" if num_candidates else "query: no candidates", "black")
@@ -91,7 +91,7 @@ def draw_recognition(
         ValueError: If there are not as many labels or verdicts as candidates, or the matches' lengths differ.
         ImportError: If matplotlib is missing.
     """
-    width = min(max(8.0, 2.2 * (len(candidate_images) + 1)), 14.0)
+    width = min(max(7.0, 1.9 * (len(candidate_images) + 1)), 12.0)
     upper_height = row_height([query_image, *candidate_images], width) + _TITLE_INCHES
     if matches is None or not candidate_images:
         figure = new_figure(width, upper_height)

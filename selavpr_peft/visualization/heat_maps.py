@@ -138,7 +138,7 @@ def draw_attention(
         ImportError: If matplotlib is missing.
     """
     if ax is None:
-        ax = new_axes(11.0, row_height([image] * 3, 11.0) + _BAR_INCHES)
+        ax = new_axes(9.0, row_height([image] * 3, 9.0) + _BAR_INCHES)
     before, after = relative_to_mean(frozen), relative_to_mean(adapted)
     limit = common_limit(before, after)
     left, middle, right = split_axes(ax, 3, bottom=_BAR_SHARE)
@@ -191,7 +191,7 @@ def draw_similarity(
     """
     check_length("shares", shares, len(images))
     if ax is None:
-        ax = new_axes(9.0, row_height(images, 9.0) + _BAR_INCHES)
+        ax = new_axes(7.5, row_height(images, 7.5) + _BAR_INCHES)
     excesses = [percent_above_mean(part) for part in shares]
     limit = common_limit(*excesses)
     ax.set_title(f"cosine similarity {shares[0].sum():.3f}", fontsize=TEXT_SIZE + 1)

@@ -55,7 +55,7 @@ def draw_matches(
     layout = lay_out_pair(_height_width(query_image), _height_width(database_image))
     shown = spread_matches(query_points_px, similarities, _height_width(query_image), max_matches=max_matches)[::-1]
     if ax is None:
-        ax = new_axes(10.0, 9.2 * layout.height / layout.width + 0.4)  # the colour bar takes the rest of the width
+        ax = new_axes(8.5, 7.8 * layout.height / layout.width + 0.4)  # the colour bar takes the rest of the width
     show_image(ax, query_image, left=0.0, scale=layout.query_scale)
     show_image(ax, database_image, left=layout.database_left, scale=layout.database_scale)
     ax.set(xlim=(0, layout.width), ylim=(layout.height, 0), aspect="equal")
