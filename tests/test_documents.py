@@ -121,6 +121,11 @@ def test_options_that_are_named_exist(document):
         assert {word for word in arguments if word.startswith("--")} <= known, words
 
 
+def test_every_command_is_in_the_list_of_commands():
+    listed = re.findall(r"^\| `selavpr (\w+)`", (REPOSITORY / "docs" / "commands.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(SELAVPR.commands)
+
+
 def test_every_script_that_is_called_exists():
     for place, text in _shell_texts():
         for script in re.findall(r"(?:python|bash) (\S+)", text):
