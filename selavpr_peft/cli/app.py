@@ -19,17 +19,23 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(name="evaluate", help=help_of(evaluate.evaluate))(evaluate.evaluate)
-app.command(name="calibrate", help=help_of(calibrate.calibrate))(calibrate.calibrate)
-app.command(name="index", help=help_of(index.index))(index.index)
-app.command(name="query", help=help_of(query.query))(query.query)
-app.command(name="serve", help=help_of(serve.serve))(serve.serve)
-app.command(name="bench", help=help_of(bench.bench))(bench.bench)
-app.command(name="convert", help=help_of(convert.convert))(convert.convert)
-app.command(name="train", help=help_of(train.train))(train.train)
-app.command(name="push", help=help_of(push.push))(push.push)
-app.add_typer(visualize.app, name="visualize")
-app.command(name="demo", help=help_of(demo.demo))(demo.demo)
+COMMANDS = (
+    (demo.demo, "Train on a synthetic city and find other places of it."),
+    (train.train, "Train an adapter on mined triplets."),
+    (evaluate.evaluate, "Print Recall@1/5/10 of retrieval and after re-ranking."),
+    (index.index, "Build a place database, or add places to one."),
+    (query.query, "Locate photographs in a place database."),
+    (calibrate.calibrate, "Fit the probability that a first answer is right."),
+    (serve.serve, "Open a web page that locates photographs."),
+    (bench.bench, "Time describing, searching and re-ranking."),
+    (convert.convert, "Convert an official SelaVPR checkpoint to an adapter."),
+    (push.push, "Publish an adapter with a model card."),
+)
+"""All but `visualize`, which has commands of its own, with what the list of commands says of each."""
+
+for _command, _summary in COMMANDS:
+    app.command(name=_command.__name__, help=help_of(_command), short_help=_summary)(_command)
+app.add_typer(visualize.app, name="visualize", short_help="Draw candidates, matches, attention, recalls, a map.")
 
 
 def _print_version(is_wanted: bool) -> bool:

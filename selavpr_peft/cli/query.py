@@ -25,7 +25,7 @@ def query(
     ] = None,
     num_exact: Annotated[
         int | None,
-        typer.Option(help="Re-rank roughly, then exactly the so many best: as good, and several times faster.", min=1),
+        typer.Option(help="Re-rank in two passes, this many of the best exactly in the second; faster.", min=1),
     ] = None,
     near: Annotated[
         tuple[float, float] | None,

@@ -283,13 +283,16 @@ def visualize() -> None:
 
 
 app = typer.Typer(help=help_of(visualize), no_args_is_help=True, rich_markup_mode=None)
-app.command(name="candidates", help=help_of(candidates))(candidates)
-app.command(name="matches", help=help_of(matches))(matches)
-app.command(name="attention", help=help_of(attention))(attention)
-app.command(name="descriptor", help=help_of(descriptor))(descriptor)
-app.command(name="features", help=help_of(features))(features)
-app.command(name="recall", help=help_of(recall))(recall)
-app.command(name="map", help=help_of(map_))(map_)
+for _name, _action, _summary in (
+    ("candidates", candidates, "A photograph and its candidates in a place database."),
+    ("matches", matches, "The mutual nearest neighbours of two photographs."),
+    ("attention", attention, "Where the class token looks, without and with the adapter."),
+    ("descriptor", descriptor, "What makes up a descriptor, or the similarity of two."),
+    ("features", features, "The patch features of photographs as colours."),
+    ("recall", recall, "Recall@N of several evaluations."),
+    ("map", map_, "The places of a database, and the candidates of a query."),
+):
+    app.command(name=_name, help=help_of(_action), short_help=_summary)(_action)
 
 
 def _check(output: Path, dtype: str) -> None:

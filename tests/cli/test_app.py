@@ -62,6 +62,11 @@ class TestHelp:
         listing = selavpr("-h").out.partition("Commands:")[2]
         assert [line.split()[0] for line in listing.strip().splitlines()] == COMMANDS
 
+    @pytest.mark.parametrize("group", [(), ("visualize",)], ids=["selavpr", "visualize"])
+    def test_no_summary_in_a_list_of_commands_is_cut_off(self, selavpr, group):
+        listed = selavpr(*group, "--help").out.partition("Commands:\n")[2]
+        assert listed and "..." not in listed
+
     def test_version_needs_no_command(self, selavpr):
         assert selavpr("--version") == (0, f"selavpr {selavpr_peft.__version__}\n", "")
 
