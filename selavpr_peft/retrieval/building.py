@@ -21,7 +21,7 @@ from selavpr_peft.modeling.packed_linear import packed_weights
 from selavpr_peft.modeling.preprocessing import Preprocessing
 from selavpr_peft.retrieval.descriptor_index import DescriptorIndex
 from selavpr_peft.retrieval.encoding import EncodedBatch, encode_places
-from selavpr_peft.retrieval.index_kinds import choose_kind
+from selavpr_peft.retrieval.index_kinds import choose_kind, least_rows
 from selavpr_peft.retrieval.manifest import (
     FIRST_FILES,
     MANIFEST,
@@ -120,10 +120,12 @@ def write_index(folder: Path, manifest: dict[str, Any], kind: str | None) -> Des
     Args:
         folder: The database.
         manifest: The manifest, or what is going to be it.
-        kind: One of `index_kinds.KINDS`; None chooses by size.
+        kind: One of `index_kinds.KINDS`; None chooses by size, and so does a kind for which too few rows remained.
     """
     descriptors = ShardedArray(folder / DESCRIPTORS, manifest["num_places"]).read_all()
-    index = DescriptorIndex.build(descriptors, kind or choose_kind(*descriptors.shape), manifest["adapter"])
+    if kind is None or len(descriptors) < least_rows(kind):
+        kind = choose_kind(*descriptors.shape)
+    index = DescriptorIndex.build(descriptors, kind, manifest["adapter"])
     index.save(folder / manifest["index_file"])
     return index
 

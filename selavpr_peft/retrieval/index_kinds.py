@@ -46,8 +46,8 @@ TRAINING_ROWS = 65_536
 ROWS_PER_CODE = 64
 """Rows that place one of the values of a code."""
 
-LEAST_ROWS = {IVF_FASTSCAN: 16, IVF_PQ: 256}
-"""Rows that faiss needs to learn codes: one for each value."""
+CODE_VALUES = {IVF_FASTSCAN: 16, IVF_PQ: 256}
+"""Values of a code that is learned."""
 
 
 def choose_kind(num_rows: int, num_channels: int, memory_bytes: int | None = None) -> str:
@@ -82,8 +82,17 @@ def check_kind(kind: str, num_rows: int) -> None:
     """
     if kind not in KINDS:
         raise ValueError(f"The kind of index must be one of {', '.join(map(repr, KINDS))}, got {kind!r}.")
-    if num_rows < (least := LEAST_ROWS.get(kind, 0)):
+    if num_rows < (least := least_rows(kind)):
         raise ValueError(f"An index of kind {kind!r} needs {least} rows or more, got {num_rows}; use {FLAT!r}.")
+
+
+def least_rows(kind: str) -> int:
+    """Give the number of rows that an index can be built of: one for each value of the codes that faiss learns.
+
+    Args:
+        kind: One of KINDS.
+    """
+    return CODE_VALUES.get(kind, 0)
 
 
 def trained_index(descriptors: Float[ndarray, "N D"], kind: str) -> faiss.Index:
@@ -108,7 +117,7 @@ def trained_index(descriptors: Float[ndarray, "N D"], kind: str) -> faiss.Index:
         inverted.cp.min_points_per_centroid = inverted.cp.max_points_per_centroid = ROWS_PER_CELL
     if kind == IVF_PQ:
         inverted.do_polysemous_training = False  # takes minutes, for a way of searching that is not used
-    if kind in LEAST_ROWS:
+    if kind in CODE_VALUES:
         inverted.pq.cp.min_points_per_centroid = 1  # it would warn of each code
         inverted.pq.cp.max_points_per_centroid, inverted.pq.cp.niter = ROWS_PER_CODE, inverted.cp.niter
     if not index.is_trained:

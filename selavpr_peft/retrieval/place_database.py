@@ -35,6 +35,7 @@ from selavpr_peft.retrieval import building
 from selavpr_peft.retrieval.adding import add_places
 from selavpr_peft.retrieval.building import ARRAYS, DESCRIPTORS, LOCAL_FEATURES
 from selavpr_peft.retrieval.descriptor_index import DescriptorIndex
+from selavpr_peft.retrieval.index_kinds import check_kind
 from selavpr_peft.retrieval.manifest import describe_settings, kept_grid, locked, read_manifest, write_manifest
 from selavpr_peft.retrieval.publishing import fetch_database, push_database
 from selavpr_peft.retrieval.sharded_array import ShardedArray
@@ -161,13 +162,16 @@ class PlaceDatabase:
         Raises:
             PlaceDatabaseError: If the folder holds a database of other places, another model or other settings, or
                 somebody else is building it.
-            ValueError: If there is no place, `local_dtype` is not known, or fewer than one location is to be kept.
+            ValueError: If there is no place, `local_dtype` or `index_kind` is not known, there are too few places for
+                that kind, or fewer than one location is to be kept.
             OSError: If the disk is full; the build goes on from there when it is run again.
         """
         check_stored_dtype(local_dtype)
         table = load_database(places)
         if not len(table):
             raise ValueError("A place database needs at least one image, got none.")
+        if index_kind is not None:
+            check_kind(index_kind, len(table))
         options = {"batch_size": batch_size, "num_workers": num_workers, "is_strict": is_strict}
         building.build_database(
             model,
@@ -384,10 +388,13 @@ class PlaceDatabase:
 
         Raises:
             PlaceDatabaseError: If there is no database, or its descriptors are damaged, too.
+            ValueError: If there is no such kind, or there are too few places for it.
         """
         folder = Path(folder)
         with locked(folder):
             manifest = read_manifest(folder)
+            if kind is not None:
+                check_kind(kind, manifest["num_places"])
             index = building.write_index(folder, manifest, kind or manifest["index"])
             write_manifest(folder, manifest | {"index": index.kind})
 

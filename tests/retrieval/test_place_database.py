@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from filelock import FileLock
 
 from selavpr_peft.errors import PlaceDatabaseError
@@ -94,6 +95,12 @@ class TestBuild:
         assert len(database) == 10
         assert not database.has_local_features
 
+    def test_an_index_that_cannot_be_built_is_refused_before_anything_is_described(self, model, places, tmp_path):
+        for kind, message in {"lsh": "must be one of", "ivf-fastscan": "needs 16 rows or more, got 10"}.items():
+            with pytest.raises(ValueError, match=message):
+                PlaceDatabase.build(model, places, tmp_path / "db", index_kind=kind)
+        assert not (tmp_path / "db").exists()
+
     def test_an_unknown_form_is_refused(self, model, places, tmp_path):
         with pytest.raises(ValueError, match="local_dtype must be one of 'float32', .* got 'bfloat16'"):
             PlaceDatabase.build(model, places, tmp_path / "db", local_dtype="bfloat16")
@@ -160,7 +167,7 @@ class TestKeepLocations:
 
 
 class TestRemove:
-    @pytest.mark.parametrize("index_kind", ["flat", "ivf-fastscan", "hnsw", "ivf-sq"])
+    @pytest.mark.parametrize("index_kind", ["flat", "hnsw", "ivf-sq"])
     def test_a_removed_place_is_never_given_again(self, model, places, photographs, tmp_path, index_kind):
         database = PlaceDatabase.build(model, places, tmp_path / "db", index_kind=index_kind)
         database.remove(["place 7", "place 0"])
@@ -251,6 +258,14 @@ class TestCompact:
         before = content(database.folder)
         database.compact(tmp_path / "compact")
         assert content(database.folder) == before
+
+    def test_too_few_places_for_the_codes_of_an_index_get_one_without(self, model, photographs, tmp_path):
+        paths = 2 * [str(path) for path in sorted(photographs.iterdir())]
+        places = Dataset.from_dict({"image": paths, "key": [f"place {row}" for row in range(20)]})
+        database = PlaceDatabase.build(model, places, tmp_path / "many", index_kind="ivf-fastscan")
+        assert database.compact(tmp_path / "as many").index.kind == "ivf-fastscan"
+        database.remove([f"place {row}" for row in range(5)])
+        assert database.compact(tmp_path / "fewer").index.kind == "flat"
 
     def test_only_a_new_folder_is_written(self, database, photographs):
         with pytest.raises(PlaceDatabaseError, match="is there already; name a new folder"):
@@ -440,6 +455,8 @@ class TestRefusals:
         PlaceDatabase.rebuild_index(database.folder, "hnsw")
         again = PlaceDatabase.open(database.folder)
         assert again.index.kind == again.manifest["index"] == "hnsw"
+        with pytest.raises(ValueError, match="'ivf-pq' needs 256 rows or more, got 10"):
+            PlaceDatabase.rebuild_index(database.folder, "ivf-pq")
 
     @pytest.mark.parametrize("is_missing", [False, True])
     def test_a_damaged_table_of_places_is_named(self, database, is_missing):
