@@ -15,6 +15,7 @@ class DatabaseAnswer(BaseModel):
         unit: Unit of the map, "m" or "frames".
         points: Points of the map; of a large database a part.
         can_match: Whether matches can be shown.
+        calibrated_rerank_num: Candidates re-ranked for which the first place has a probability; None if none has.
         max_upload_bytes: Largest photograph that is taken.
     """
 
@@ -24,6 +25,7 @@ class DatabaseAnswer(BaseModel):
     unit: str
     points: list[tuple[float, float]]
     can_match: bool
+    calibrated_rerank_num: int | None
     max_upload_bytes: int
 
 
@@ -34,6 +36,7 @@ class PlaceAnswer(BaseModel):
         key: Its name.
         score: Cosine similarity of the global descriptors.
         num_matches: Mutual nearest neighbours of local features; None where it was not re-ranked.
+        probability: Estimate that it is the place of the photograph; only of the first, where a calibration holds.
         coordinates: Its position as the database has it.
         point: Its point on the map, x and y.
         thumbnail: Address of a small picture, relative to the page.
@@ -43,6 +46,7 @@ class PlaceAnswer(BaseModel):
     key: str
     score: float
     num_matches: int | None
+    probability: float | None
     coordinates: dict[str, float | int]
     point: tuple[float, float] | None
     thumbnail: str | None

@@ -35,7 +35,7 @@ from selavpr_peft.serving.request_error import RequestError
 
 STATIC = Path(__file__).parent / "static"
 THUMBNAIL_SIDE_PX, PICTURE_SIDE_PX = 320, 1600
-MAX_TOP_K, MAX_RERANK_NUM = 100, 1000
+MAX_TOP_K, MAX_RERANK_NUM, RERANK_NUM = 100, 1000, 100
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob:; object-src 'none'; base-uri 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -97,6 +97,7 @@ class _Endpoints:
             unit=self.catalogue.unit,
             points=self.catalogue.points(),
             can_match=self.recognizer.model.active_peft_config.use_local_head,
+            calibrated_rerank_num=calibrated_rerank_num(self.recognizer),
             max_upload_bytes=MAX_UPLOAD_BYTES,
         )
 
@@ -104,9 +105,15 @@ class _Endpoints:
         self,
         request: Request,
         top_k: Annotated[int, Query(ge=1, le=MAX_TOP_K)] = 10,
-        rerank_num: Annotated[int, Query(ge=0, le=MAX_RERANK_NUM)] = 100,
+        rerank_num: Annotated[int | None, Query(ge=0, le=MAX_RERANK_NUM)] = None,
     ) -> RecognitionAnswer:
-        """Rank the places for the photograph in the request's body."""
+        """Rank the places for the photograph in the request's body.
+
+        Without `rerank_num`, as many candidates are re-ranked as the adapter was calibrated for, or 100.
+        """
+        if rerank_num is None:
+            calibrated = calibrated_rerank_num(self.recognizer)
+            rerank_num = RERANK_NUM if calibrated is None else calibrated
         return await self.queue.run(self._recognize, await _body(request), top_k, rerank_num)
 
     async def match(self, request: Request, key: Key) -> MatchesAnswer:
@@ -138,6 +145,7 @@ class _Endpoints:
             key=key,
             score=place.score,
             num_matches=place.num_matches,
+            probability=place.probability,
             coordinates=place.coordinates,
             point=self.catalogue.point(place.row),
             thumbnail=f"api/thumbnail?{question}" if has_picture else None,
@@ -156,6 +164,18 @@ class _Endpoints:
     def _copy(self, key: str, max_side_px: int) -> Response:
         content = jpeg_copy(self.catalogue.read_picture(key), max_side_px)
         return Response(content, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
+
+
+def calibrated_rerank_num(recognizer: PlaceRecognizer) -> int | None:
+    """Give the number of re-ranked candidates for which first answers have a probability; None if they have none.
+
+    Args:
+        recognizer: Model and database.
+    """
+    if recognizer.calibration is None:
+        return None
+    number: int = recognizer.calibration.form["rerank_num"]
+    return number if number <= MAX_RERANK_NUM and not recognizer.uncalibrated(number) else None
 
 
 async def _body(request: Request) -> bytes:

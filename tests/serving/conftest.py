@@ -2,12 +2,15 @@
 
 import io
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from scipy.special import logit
 
 from selavpr_peft.data.place_table import read_place_table
 from selavpr_peft.data.toy_city import write_toy_city
 from selavpr_peft.retrieval import PlaceDatabase, PlaceRecognizer
+from selavpr_peft.retrieval.calibration import Calibration, answer_form
 from selavpr_peft.serving import create_app
 from tests.retrieval.conftest import make_model
 
@@ -38,6 +41,18 @@ def client(recognizer):
 def photograph(city):
     """The file of place 3 by day."""
     return (city / "day" / "0003.jpg").read_bytes()
+
+
+def calibration_of(database, *, probability, evidence, rerank_num=5):
+    """A calibration that gives some evidence a probability, and half the odds for each unit less."""
+    return Calibration(
+        adapter=database.manifest["adapter"],
+        form=answer_form(database.manifest, rerank_num),
+        intercept=float(logit(probability) - np.log(2) * evidence),
+        slope=float(np.log(2)),
+        fitted_on={},
+        quality={},
+    )
 
 
 def encoded(image, kind="PNG", **options):

@@ -7,6 +7,7 @@ import time
 import tomllib
 import zlib
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from selavpr_peft.serving import create_app, pictures
 from selavpr_peft.serving.model_queue import MAX_WAITING
 from tests.conftest import REPOSITORY
 from tests.retrieval.conftest import make_model
-from tests.serving.conftest import NUM_PLACES, encoded
+from tests.serving.conftest import NUM_PLACES, calibration_of, encoded
 
 
 def refusal(answer, status):
@@ -85,6 +86,42 @@ class TestRecognize:
     def test_numbers_out_of_range_are_named(self, client, photograph, parameters, message):
         sentence = refusal(client.post(f"/api/recognize?{parameters}", content=photograph), 422)
         assert re.search(message, sentence)
+
+
+class TestProbability:
+    @pytest.fixture
+    def fitted(self, recognizer, city, monkeypatch):
+        """A calibration for 5 candidates, by which place 3 is right with 93 %, by its own picture."""
+        evidence = recognizer.recognize(city / "day" / "0003.jpg", rerank_num=5)[0].evidence
+        calibration = calibration_of(recognizer.database, probability=0.93, evidence=evidence)
+        monkeypatch.setattr(recognizer, "calibration", calibration)
+
+    def probabilities(self, client, photograph, parameters=""):
+        answer = client.post(f"/api/recognize{parameters}", content=photograph).json()
+        return [place["probability"] for place in answer["places"]]
+
+    @pytest.mark.usefixtures("fitted")
+    def test_the_first_place_has_one_and_the_others_have_none(self, client, photograph):
+        first, *others = self.probabilities(client, photograph)
+        assert first == pytest.approx(0.93)
+        assert others == [None] * (NUM_PLACES - 1)
+
+    @pytest.mark.usefixtures("fitted")
+    def test_it_holds_for_the_number_that_the_server_names_and_uses(self, client, photograph):
+        assert client.get("/api/database").json()["calibrated_rerank_num"] == 5
+        assert self.probabilities(client, photograph, "?rerank_num=5") == self.probabilities(client, photograph)
+        assert set(self.probabilities(client, photograph, "?rerank_num=6")) == {None}
+
+    def test_without_a_calibration_there_is_none(self, client, photograph):
+        assert client.get("/api/database").json()["calibrated_rerank_num"] is None
+        assert set(self.probabilities(client, photograph)) == {None}
+
+    @pytest.mark.parametrize("form", [{"local_dtype": "int8"}, {"rerank_num": 1001}])
+    def test_nor_where_it_does_not_hold(self, client, recognizer, photograph, monkeypatch, form):
+        calibration = calibration_of(recognizer.database, probability=0.93, evidence=100)
+        monkeypatch.setattr(recognizer, "calibration", replace(calibration, form={**calibration.form, **form}))
+        assert client.get("/api/database").json()["calibrated_rerank_num"] is None
+        assert set(self.probabilities(client, photograph)) == {None}
 
 
 class TestPhotographs:

@@ -15,7 +15,7 @@ from playwright.sync_api import expect, sync_playwright
 
 from selavpr_peft.serving import app as app_file
 from selavpr_peft.serving import create_app
-from tests.serving.conftest import NUM_PLACES
+from tests.serving.conftest import NUM_PLACES, calibration_of
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 expect.set_options(timeout=30_000)  # milliseconds; on a busy machine the model may take its time
@@ -158,6 +158,61 @@ class TestUpload:
         expect(page.locator("#status")).to_contain_text("Most likely day/0006.jpg")
         expect(page.locator("#match-state")).to_contain_text("matches are shown")
         assert located_points_agree(page)
+
+
+class TestProbability:
+    @pytest.fixture
+    def fitted(self, recognizer, city, monkeypatch):
+        """Calibrate the server so that place 3, by its own picture and 5 candidates, is right with a probability."""
+
+        def fit(probability):
+            evidence = recognizer.recognize(city / "day" / "0003.jpg", rerank_num=5)[0].evidence
+            calibration = calibration_of(recognizer.database, probability=probability, evidence=evidence)
+            monkeypatch.setattr(recognizer, "calibration", calibration)
+            return evidence
+
+        return fit
+
+    def test_it_stands_in_words_beside_the_evidence(self, fitted, opened, city):
+        evidence = fitted(0.93)
+        page = located(opened(**DESKTOP), city / "day" / "0003.jpg")
+        expect(page.locator("#status")).to_contain_text(
+            f"Most likely day/0003.jpg, frame 3. Right with a probability of 93\u00a0%, by {evidence} matches. Located"
+        )
+        first, second = page.locator(".candidate .words").all_inner_texts()[:2]
+        assert first.splitlines()[:3] == ["day/0003.jpg", "right with 93\u00a0%", f"{evidence} matches"]
+        assert "right with" not in second
+
+    @pytest.mark.parametrize(
+        ("probability", "words"),
+        [(0.999, "over 99\u00a0%"), (0.5, "50\u00a0%"), (0.3, "30\u00a0%"), (0.001, "under 1\u00a0%")],
+    )
+    def test_nothing_is_certain_and_doubt_is_told(self, fitted, opened, city, probability, words):
+        fitted(probability)
+        page = located(opened(**DESKTOP), city / "day" / "0003.jpg")
+        expect(page.locator(".candidate").first).to_contain_text(f"right with {words}")
+        assert ("more likely wrong" in page.locator("#status").inner_text()) is (probability < 0.5)
+
+    def test_without_re_ranking_the_evidence_is_the_similarity(self, opened, recognizer, city, monkeypatch):
+        calibration = calibration_of(recognizer.database, probability=0.8, evidence=1, rerank_num=0)
+        monkeypatch.setattr(recognizer, "calibration", calibration)
+        page = located(opened(**DESKTOP), city / "day" / "0003.jpg")
+        expect(page.locator("#status")).to_contain_text("of 80\u00a0%, by a similarity of 1.000.")
+
+    def test_the_settings_begin_with_the_number_it_holds_for(self, fitted, opened, city):
+        fitted(0.93)
+        page = opened(**DESKTOP)
+        page.get_by_text("Settings").click()
+        expect(page.get_by_label("Candidates re-ranked")).to_have_value("5")
+        expect(page.get_by_text("Answers have a probability when 5 candidates are re-ranked.")).to_be_visible()
+        page.get_by_label("Candidates re-ranked").fill("6")
+        located(page, city / "day" / "0003.jpg")
+        expect(page.locator("main")).not_to_contain_text("right with")
+
+    def test_without_a_calibration_nothing_is_said_of_it(self, result):
+        result.get_by_text("Settings").click()
+        expect(result.get_by_label("Candidates re-ranked")).to_have_value("100")
+        expect(result.locator("main")).not_to_contain_text(re.compile("probability|right with", re.IGNORECASE))
 
 
 class TestErrors:

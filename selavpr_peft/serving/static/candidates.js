@@ -13,18 +13,38 @@ export function markCandidate(list, chosen) {
   });
 }
 
-export function position({ coordinates }) {
+// In whatever the database has.
+export function positions({ coordinates }) {
   const { latitude, longitude, easting_m: easting, northing_m: northing, frame } = coordinates;
   const parts = [];
   if (latitude !== undefined && longitude !== undefined) parts.push(`${latitude.toFixed(5)}°, ${longitude.toFixed(5)}°`);
   if (easting !== undefined && northing !== undefined) parts.push(`E ${short(easting)}, N ${short(northing)} m`);
   if (frame !== undefined) parts.push(`frame ${frame}`);
-  return parts.join(" · ");
+  return parts;
 }
 
 // Seven digits, as `selavpr query` prints them.
 function short(number) {
   return Number(number.toPrecision(7));
+}
+
+// How sure the answer is, beside what speaks for it; nothing where no calibration holds.
+export function certainty({ probability, num_matches: matches, score }) {
+  if (probability === null) return [];
+  const evidence = matches === null ? `a similarity of ${score.toFixed(3)}` : counted(matches);
+  const doubt = probability < 0.5 ? " It is more likely wrong: the database may not have this place." : "";
+  return [" Right with a probability of ", html("strong", {}, percent(probability)), `, by ${evidence}.${doubt}`];
+}
+
+// No fit can promise 0 or 100 per cent, so none is shown.
+function percent(probability) {
+  if (probability > 0.99) return "over 99\u00a0%";
+  if (probability < 0.01) return "under 1\u00a0%";
+  return `${Math.round(100 * probability)}\u00a0%`;
+}
+
+function counted(matches) {
+  return matches === 1 ? "1 match" : `${matches} matches`;
 }
 
 function candidate(place, index, onChoose) {
@@ -37,6 +57,7 @@ function candidate(place, index, onChoose) {
       "span",
       { class: "words" },
       html("span", { class: "key" }, ...breakable(place.key)),
+      place.probability === null ? "" : html("span", { class: "probability" }, `right with ${percent(place.probability)}`),
       ...evidence(place).map((text) => html("span", { class: "detail" }, text)),
     ),
   );
@@ -45,8 +66,8 @@ function candidate(place, index, onChoose) {
 }
 
 function evidence(place) {
-  const matches = place.num_matches === null ? null : `${place.num_matches} matches`;
-  return [matches, `similarity ${place.score.toFixed(3)}`, position(place)].filter(Boolean);
+  const matches = place.num_matches === null ? null : counted(place.num_matches);
+  return [matches, `similarity ${place.score.toFixed(3)}`, ...positions(place)].filter(Boolean);
 }
 
 // A long name is broken behind its folders.

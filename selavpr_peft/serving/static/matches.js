@@ -32,9 +32,9 @@ export class MatchView {
     const { similarity, numLines, controls } = this.page;
     controls.hidden = !answer?.matches.length;
     if (answer?.matches.length) {
-      // Rounded outwards, so that the whole range of the slider shows all matches.
+      // Rounded outwards, so that the whole range of the slider shows all matches; rounding errors pass 1.
       this.low = Math.floor(answer.matches.at(-1).similarity * 100) / 100;
-      this.high = Math.ceil(answer.matches[0].similarity * 100) / 100;
+      this.high = Math.min(1, Math.ceil(answer.matches[0].similarity * 100) / 100);
       Object.assign(similarity, { min: this.low, max: this.high, value: this.low });
       Object.assign(numLines, { max: answer.matches.length, value: Math.min(FIRST_LINES, answer.matches.length) });
       this.page.scaleLow.textContent = this.low.toFixed(2);

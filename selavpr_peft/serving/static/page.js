@@ -1,6 +1,7 @@
 // The page: takes a photograph, asks the server, and shows the place that is chosen everywhere at once.
 
-import { listCandidates, markCandidate, position } from "./candidates.js";
+import { certainty, listCandidates, markCandidate, positions } from "./candidates.js";
+import { html } from "./elements.js";
 import { drawMap } from "./map.js";
 import { MatchView } from "./matches.js";
 import { describeDatabase, locate, matchPlace } from "./server.js";
@@ -37,10 +38,19 @@ ready.then(
     database = answer;
     const places = answer.num_places === 1 ? "1 place" : `${answer.num_places.toLocaleString("en")} places`;
     byId("database").textContent = `${answer.name}: ${places}, adapter ${answer.adapter.slice(0, 8)}`;
+    suggestRerankNum(answer);
     redrawMap();
   },
   (error) => fail(error),
 );
+
+// Answers found otherwise than the adapter was calibrated for have no probability.
+function suggestRerankNum({ calibrated_rerank_num: number, can_match: canMatch }) {
+  if (number === null || !canMatch) return;
+  byId("rerank-num").value = number;
+  byId("calibrated").textContent = `Answers have a probability when ${number} candidates are re-ranked.`;
+  byId("calibrated").hidden = false;
+}
 
 async function ask(file) {
   const pictureUrl = URL.createObjectURL(file);
@@ -91,8 +101,14 @@ function show(answer) {
   answers = new Map();
   byId("progress").hidden = true;
   const [best] = places;
-  const where = [best.key, position(best)].filter(Boolean).join(", ");
-  byId("status").textContent = `Most likely ${where}. Located in ${answer.duration_s.toFixed(2)} s.`;
+  byId("status").replaceChildren(
+    "Most likely ",
+    html("strong", {}, best.key),
+    ...positions(best).flatMap((part) => [", ", html("span", { class: "unbroken" }, part)]),
+    ".",
+    ...certainty(best),
+    html("span", { class: "quiet" }, ` Located in ${answer.duration_s.toFixed(2)} s.`),
+  );
   byId("result").hidden = false;
   byId("query-picture").src = byId("preview").src;
   listCandidates(byId("candidates"), places, choose);
