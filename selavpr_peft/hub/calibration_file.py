@@ -1,19 +1,20 @@
 """`calibration.json` beside an adapter: how likely its first answers are to be right."""
 
 import json
-import math
+import reprlib
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from selavpr_peft.errors import CheckpointError
 from selavpr_peft.files import write_text_atomically
 from selavpr_peft.hub.adapter_facts import AdapterFacts
 from selavpr_peft.hub.adapter_folder import CALIBRATION_NAME
+from selavpr_peft.hub.calibration_schema import check_content
 from selavpr_peft.retrieval.calibration import Calibration
 
 FORMAT_VERSION = 1
-FIELDS = {"adapter": str, "form": dict, "intercept": float, "slope": float, "fitted_on": dict, "quality": dict}
+MAX_BYTES = 100_000
+"""Of a file that is read; it takes about 1500."""
 
 
 def save_calibration(calibration: Calibration, folder: str | Path) -> None:
@@ -25,12 +26,17 @@ def save_calibration(calibration: Calibration, folder: str | Path) -> None:
 
     Raises:
         CheckpointError: If there is no adapter.
-        ValueError: If it is of other weights.
+        ValueError: If it is of other weights, or could not be read again; the message says which value is wrong.
     """
     folder = Path(folder)
     calibration.check_adapter(AdapterFacts.of(folder).fingerprint)
-    content = {"format_version": FORMAT_VERSION, **asdict(calibration)}
-    write_text_atomically(folder / CALIBRATION_NAME, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    content = asdict(calibration)
+    try:
+        check_content(content)
+    except ValueError as error:
+        raise ValueError(f"A calibration that is kept must be complete: {error}.") from None
+    text = json.dumps({"format_version": FORMAT_VERSION, **content}, indent=2)
+    write_text_atomically(folder / CALIBRATION_NAME, text + "\n")
 
 
 def read_calibration(folder: Path) -> Calibration | None:
@@ -40,36 +46,29 @@ def read_calibration(folder: Path) -> Calibration | None:
         folder: Folder of the adapter.
 
     Raises:
-        CheckpointError: If it is damaged or of another version.
+        CheckpointError: If it is damaged, of another version, or says what no calibration can.
     """
     path = folder / CALIBRATION_NAME
     if not path.is_file():
         return None
     remedy = "remove it, and fit it anew with `selavpr calibrate`"
+    if path.stat().st_size > MAX_BYTES:
+        raise CheckpointError(
+            f"{path} must have at most {MAX_BYTES} bytes, got {path.stat().st_size}: it is no calibration; {remedy}."
+        )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         version = content.pop("format_version", None)
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); {remedy}.") from error
     if version != FORMAT_VERSION:
         raise CheckpointError(
-            f"{path} must have the format version {FORMAT_VERSION}, got {version!r}; install the release that wrote"
-            f" it, or {remedy}."
+            f"{path} must have the format version {FORMAT_VERSION}, got {reprlib.repr(version)}; install the release"
+            f" that wrote it, or {remedy}."
         )
-    _check_fields(content, path, remedy)
+    try:
+        check_content(content)
+    except ValueError as error:
+        raise CheckpointError(f"{path} cannot be used: {error}; {remedy}.") from None
+    content |= {name: float(content[name]) for name in ("intercept", "slope")}
     return Calibration(**content)
-
-
-def _check_fields(content: dict[str, Any], path: Path, remedy: str) -> None:
-    wrong = sorted(set(content) ^ set(FIELDS)) or [
-        name for name, kind in FIELDS.items() if not isinstance(content[name], kind)
-    ]
-    if wrong:
-        raise CheckpointError(
-            f"{path} must have the fields {', '.join(FIELDS)}; {', '.join(wrong)} is wrong; {remedy}."
-        )
-    if not (math.isfinite(content["intercept"]) and 0 < content["slope"] < math.inf):
-        raise CheckpointError(
-            f"{path} must have a finite intercept and a positive slope, got {content['intercept']} and"
-            f" {content['slope']}; {remedy}."
-        )
