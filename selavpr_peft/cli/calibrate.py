@@ -57,10 +57,10 @@ def calibrate(
         batch_size=batch_size,
         data=f"{Path(queries).name}{frames} in {database_name}",
     )
-    save_calibration(calibration, adapter)
+    is_stated = save_calibration(calibration, adapter)
     if json != "-":
         typer.echo(_summary(calibration))
-        typer.echo(f"kept in {adapter / 'calibration.json'}")
+        typer.echo(f"kept in {adapter / 'calibration.json'}{', stated in its README.md' if is_stated else ''}")
     if json is not None:
         write_json(asdict(calibration), json)
 

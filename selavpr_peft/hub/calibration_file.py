@@ -10,6 +10,7 @@ from selavpr_peft.files import write_text_atomically
 from selavpr_peft.hub.adapter_facts import AdapterFacts
 from selavpr_peft.hub.adapter_folder import CALIBRATION_NAME
 from selavpr_peft.hub.calibration_schema import check_content
+from selavpr_peft.hub.model_card import state_calibration
 from selavpr_peft.retrieval.calibration import Calibration
 
 FORMAT_VERSION = 1
@@ -17,12 +18,17 @@ MAX_BYTES = 100_000
 """Of a file that is read; it takes about 1500."""
 
 
-def save_calibration(calibration: Calibration, folder: str | Path) -> None:
+def save_calibration(calibration: Calibration, folder: str | Path) -> bool:
     """Write a calibration into the folder of the adapter that it belongs to, in place of an earlier one.
+
+    The adapter's model card states it from then on, unless somebody else has written that.
 
     Args:
         calibration: By `fit_calibration`.
         folder: Folder of the adapter.
+
+    Returns:
+        Whether the card states it.
 
     Raises:
         CheckpointError: If there is no adapter.
@@ -37,6 +43,7 @@ def save_calibration(calibration: Calibration, folder: str | Path) -> None:
         raise ValueError(f"A calibration that is kept must be complete: {error}.") from None
     text = json.dumps({"format_version": FORMAT_VERSION, **content}, indent=2)
     write_text_atomically(folder / CALIBRATION_NAME, text + "\n")
+    return state_calibration(folder, calibration)
 
 
 def read_calibration(folder: Path) -> Calibration | None:

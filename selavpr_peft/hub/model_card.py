@@ -19,6 +19,9 @@ from selavpr_peft.retrieval.calibration import Calibration
 Report = Mapping[str, Any]
 
 MARK = "<!-- Written by selavpr_peft from the adapter's files; remove this line to keep what you change. -->"
+CALIBRATION, TRAINED, TABLE = "## Calibration", "## What was trained", "| what | value |"
+IS_CALIBRATION = re.compile(rf"^{CALIBRATION}\n(?:(?!#).*\n)*?{re.escape(TABLE)}\n(?:\|.*\n?)+", re.MULTILINE)
+"""What is written of a calibration: from the heading to the end of the table, so that notes below it stay."""
 PEFT_PLACEHOLDER = "[More Information Needed]"
 TASK_TYPE = "visual-place-recognition"
 TASK_NAME = "Visual place recognition"
@@ -92,6 +95,31 @@ def write_model_card(
     return True
 
 
+def state_calibration(folder: Path, calibration: Calibration) -> bool:
+    """Bring what an adapter's card says of its calibration up to date, and leave all else in it as it is.
+
+    Args:
+        folder: Folder of a saved adapter.
+        calibration: Of its weights.
+
+    Returns:
+        Whether there is a card of ours; one that somebody else has written stays.
+    """
+    path = folder / CARD_NAME
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if MARK not in text:
+        return False
+    old = IS_CALIBRATION.search(text)
+    if old is not None:
+        before, after = text[: old.start()], text[old.end() :]
+    else:
+        before, heading, after = text.partition(f"{TRAINED}\n")
+        after = heading + after
+    parts = before.rstrip("\n"), _calibration(calibration), after.strip("\n")
+    write_text_atomically(path, "\n\n".join(filter(None, parts)) + "\n")
+    return True
+
+
 def is_replaceable(text: str) -> bool:
     """Tell whether a card is one of ours, or PEFT's empty form.
 
@@ -141,8 +169,8 @@ def model_card(
         f"## Use\n\n{_usage(name, base)}",
         f"## Evaluation\n\n{_evaluation(measured)}",
         *([f"## Quoted, not measured\n\n{_tables(quoted)}"] if quoted else []),
-        *([f"## Calibration\n\n{_calibration(calibration)}"] if calibration is not None else []),
-        f"## What was trained\n\n{_trained(facts, training)}",
+        *([_calibration(calibration)] if calibration is not None else []),
+        f"{TRAINED}\n\n{_trained(facts, training)}",
         f"## Intended use and limits\n\n{LIMITS}",
         f"## Licence\n\n{_licence(license_id)}",
         f"## Citation\n\n{CITATION}",
@@ -261,7 +289,7 @@ def _protocol(report: Report) -> str:
 
 
 def _calibration(calibration: Calibration) -> str:
-    """Say where the probabilities hold and what they are worth."""
+    """Write the section that says where the probabilities hold and what they are worth."""
     form, fitted_on, quality = calibration.form, calibration.fitted_on, calibration.quality
     kept, threshold = form["kept_locations"], quality["threshold"]
     radius = f"{fitted_on['positive_radius']:g} {fitted_on['radius_unit']}"
@@ -285,9 +313,9 @@ def _calibration(calibration: Calibration) -> str:
     ]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     return (
-        "`PlaceRecognizer` gives the probability that the first answer is right. Scores and threshold were measured"
-        f" on queries left out of the fit ({quality['num_folds']} blocks); other places and conditions can be"
-        f" harder.\n\n| what | value |\n| --- | --- |\n{table}"
+        f"{CALIBRATION}\n\n`PlaceRecognizer` gives the probability that the first answer is right. Scores and"
+        f" threshold were measured on queries left out of the fit ({quality['num_folds']} blocks); other places and"
+        f" conditions can be harder.\n\n{TABLE}\n| --- | --- |\n{table}"
     )
 
 
@@ -302,7 +330,7 @@ def _trained(facts: AdapterFacts, training: Mapping[str, Any]) -> str:
         *((name.replace("_", " "), _plain(value)) for name, value in training.items()),
     ]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
-    return f"Adapters, pooling and local head; the backbone is as it was.\n\n| what | value |\n| --- | --- |\n{table}"
+    return f"Adapters, pooling and local head; the backbone is as it was.\n\n{TABLE}\n| --- | --- |\n{table}"
 
 
 def _licence(license_id: str | None) -> str:

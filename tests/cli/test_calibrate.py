@@ -8,7 +8,7 @@ import pytest
 
 from selavpr_peft.data.place_table import read_place_table
 from selavpr_peft.evaluation.calibration import fit_calibration
-from selavpr_peft.hub import load_adapted_model, save_calibration
+from selavpr_peft.hub import load_adapted_model, save_adapter, save_calibration
 from selavpr_peft.retrieval import PlaceDatabase, PlaceRecognizer
 from tests.evaluation.noisy_walk import write_noisy_walk
 
@@ -50,6 +50,17 @@ class TestCalibrate:
             threshold,
         )
         assert kept == f"kept in {adapter / 'calibration.json'}"
+
+    def test_the_card_of_the_adapter_states_it(self, selavpr, calibrated, walk, tmp_path):
+        folder, (_, backbone, *_, adapter) = calibrated
+        save_adapter(load_adapted_model(backbone, adapter), tmp_path / "city")
+        card = tmp_path / "city" / "README.md"
+        card.write_text(card.read_text().replace("## Use", "My own words.\n\n## Use"))
+        given = ("--queries", f"{walk}:night", "--positive-radius", 0, "--backbone", backbone)
+        run = selavpr("calibrate", folder, *given, "--adapter", tmp_path / "city")
+        assert run.out.splitlines()[-1] == f"kept in {tmp_path / 'city' / 'calibration.json'}, stated in its README.md"
+        assert "My own words." in card.read_text()
+        assert "| queries | 60, 40 of them answered rightly within 0 frames |" in card.read_text()
 
     def test_json_is_the_calibration_as_it_is_kept(self, selavpr, calibrated, walk):
         folder, (*model, adapter) = calibrated

@@ -4,7 +4,7 @@ import functools
 import json
 import operator
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 import selavpr_peft
 from selavpr_peft.errors import CheckpointError
 from selavpr_peft.hub import add_adapter, push_adapter, save_adapter, save_calibration
+from selavpr_peft.hub.adapter_facts import AdapterFacts
 from selavpr_peft.hub.calibration_file import read_calibration
 from selavpr_peft.hub.calibration_schema import SCHEMA
-from selavpr_peft.hub.model_card import write_model_card
+from selavpr_peft.hub.model_card import MARK, model_card
 from selavpr_peft.modeling.toy_backbone import toy_backbone
 from selavpr_peft.retrieval.calibration import calibration_of, carry_calibration
 from selavpr_peft.retrieval.fingerprint import adapter_fingerprint
@@ -162,7 +163,7 @@ class TestReadCalibration:
     @given(data=st.data())
     @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
     def test_whatever_stands_in_it_is_refused_or_can_be_used(self, folder, calibration, data):
-        save_calibration(calibration, folder)
+        (folder / "calibration.json").write_text(json.dumps({"format_version": 1, **asdict(calibration)}))
         edit(folder, data.draw(st.sampled_from(PLACES)), data.draw(VALUES))
         refused = ""
         try:
@@ -173,8 +174,11 @@ class TestReadCalibration:
             assert refused.endswith("remove it, and fit it anew with `selavpr calibrate`.")
         else:
             assert 0 <= found.probability(100) <= 1
-            assert write_model_card(folder, calibration=found) or found.adapter != calibration.adapter
-            save_calibration(found, folder)
+            assert "## Calibration" in str(
+                model_card(
+                    AdapterFacts.of(folder), reports=[], training={}, calibration=found, name="city", license_id=None
+                )
+            )
 
 
 class TestLoad:
@@ -252,6 +256,46 @@ class TestCard:
         save_adapter(model, tmp_path)
         assert "| threshold for 99% right answers | none |" in self.section(tmp_path)
         assert "| local features | `int8`, all |\n| candidates re-ranked | 0 |" in self.section(tmp_path)
+
+    def test_it_is_stated_at_once_as_it_would_be_on_a_push(self, folder, calibration, tmp_path):
+        assert "| queries | 61, 43 of them" in self.section(folder)
+        save_adapter(load(folder), tmp_path / "again" / folder.name)
+        assert (folder / "README.md").read_text() == (tmp_path / "again" / folder.name / "README.md").read_text()
+
+    def test_only_what_it_says_is_replaced(self, folder, calibration):
+        """Also where the card was changed by hand under our mark: around the section, and below its table."""
+        card = folder / "README.md"
+        edited = card.read_text().replace(
+            "\n\n## What was trained", "\n\nFitted in autumn.\n\n### Where\n\nIn Bern.\n\n## Mine"
+        )
+        card.write_text(edited.replace("## Use", "My own words.\n\n## Use"))
+        before = card.read_text()
+        newer = replace(calibration, fitted_on=calibration.fitted_on | {"num_queries": 62})
+        assert save_calibration(newer, folder)
+        assert card.read_text() == before.replace("| queries | 61,", "| queries | 62,") != before
+
+    def test_a_card_without_the_section_receives_it_in_its_place(self, model, folder, calibration, tmp_path):
+        save_adapter(model, tmp_path / "plain")
+        card = tmp_path / "plain" / "README.md"
+        card.write_text(card.read_text().replace("## Evaluation", "## My evaluation"))
+        assert save_calibration(calibration, tmp_path / "plain")
+        headings = re.findall("^## .*", card.read_text(), re.MULTILINE)
+        assert headings[1:4] == ["## My evaluation", "## Calibration", "## What was trained"]
+        assert self.section(tmp_path / "plain") == self.section(folder)
+
+    def test_without_the_section_behind_it_it_comes_last(self, folder, calibration):
+        (folder / "README.md").write_text(f"{MARK}\n\n# City\n")
+        assert save_calibration(calibration, folder)
+        assert (folder / "README.md").read_text().startswith(f"{MARK}\n\n# City\n\n## Calibration\n\n")
+
+    @pytest.mark.parametrize("text", ["# My own words\n", "## Calibration\n\n| what | value |\n| --- | --- |\n", None])
+    def test_a_card_of_somebody_else_stays(self, folder, calibration, text):
+        card = folder / "README.md"
+        card.unlink()
+        if text is not None:
+            card.write_text(text)
+        assert not save_calibration(calibration, folder)
+        assert (card.read_text() if card.is_file() else None) == text
 
     def test_without_one_there_is_no_such_section(self, model, tmp_path):
         save_adapter(model, tmp_path)
