@@ -34,6 +34,7 @@ from selavpr_peft.modeling.preprocessing import Preprocessing
 from selavpr_peft.retrieval import building
 from selavpr_peft.retrieval.adding import add_places
 from selavpr_peft.retrieval.building import ARRAYS, DESCRIPTORS, LOCAL_FEATURES
+from selavpr_peft.retrieval.calibration import FORM_OF_DATABASE
 from selavpr_peft.retrieval.descriptor_index import DescriptorIndex
 from selavpr_peft.retrieval.index_kinds import check_kind
 from selavpr_peft.retrieval.manifest import describe_settings, kept_grid, locked, read_manifest, write_manifest
@@ -42,6 +43,9 @@ from selavpr_peft.retrieval.sharded_array import ShardedArray
 
 STORED_DTYPES = tuple(name for name in LOCAL_DTYPES if name != "bfloat16")
 """Forms of local features that NumPy can store."""
+
+OF_ALL_PLACES = (*FORM_OF_DATABASE, "adapter")
+"""Entries of the manifest that stay the same however a database grows."""
 
 
 def check_stored_dtype(local_dtype: str) -> None:
@@ -301,9 +305,19 @@ class PlaceDatabase:
         self._take_over(manifest)
 
     def refresh(self) -> None:
-        """See places that others have added or removed meanwhile."""
+        """See places that others have added or removed meanwhile.
+
+        Raises:
+            PlaceDatabaseError: If another database has taken its place, or it cannot be read; this one stays as it is
+                then.
+        """
         manifest = read_manifest(self.folder)
-        if manifest["num_places"] != self.manifest["num_places"]:
+        differing = [name.replace("_", " ") for name in OF_ALL_PLACES if manifest.get(name) != self.manifest[name]]
+        if differing:
+            raise PlaceDatabaseError(
+                f"{self.folder} was built anew with another {' and '.join(differing)}; open it again."
+            )
+        if not _has_only_lost(self.manifest, manifest):
             now = PlaceDatabase(self.folder)
             self._local_features, self.places, self.index = now._local_features, now.places, now.index
             manifest = now.manifest
@@ -486,6 +500,12 @@ def _read_index(folder: Path, manifest: dict[str, Any]) -> DescriptorIndex:
         path = folder / manifest["index_file"]
         raise PlaceDatabaseError(f"{path} belongs to another database: {'; '.join(differing)}. {remedy}")
     return index
+
+
+def _has_only_lost(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Tell whether a manifest says nothing else than another one, but that places were removed."""
+    is_the_rest_equal = before | {"removed_rows": now.get("removed_rows")} == now
+    return is_the_rest_equal and set(before["removed_rows"]) <= set(now["removed_rows"])
 
 
 def _copy_rows(source: ShardedArray, target: ShardedArray, rows: np.ndarray) -> None:

@@ -10,6 +10,7 @@ class DatabaseAnswer(BaseModel):
 
     Args:
         name: Name of the database, without its folder.
+        version: Changes when places are added or removed.
         num_places: Number of places.
         adapter: Digest of the adapter that described them.
         unit: Unit of the map, "m" or "frames".
@@ -20,6 +21,7 @@ class DatabaseAnswer(BaseModel):
     """
 
     name: str
+    version: str
     num_places: int
     adapter: str
     unit: str
@@ -58,10 +60,12 @@ class RecognitionAnswer(BaseModel):
 
     Args:
         places: Places, best first.
+        version: That of the database in which they were found; where it is new, the points of the map are new, too.
         duration_s: Time the model and the search took.
     """
 
     places: list[PlaceAnswer]
+    version: str
     duration_s: float
 
 

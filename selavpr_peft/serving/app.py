@@ -7,12 +7,12 @@ works in one thread (model_queue.py); thumbnails and everything else are served 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from secrets import token_hex
 from time import perf_counter
 from typing import Annotated
 from urllib.parse import urlencode
 
 from fastapi import FastAPI, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
@@ -32,6 +32,7 @@ from selavpr_peft.serving.catalogue import PlaceCatalogue
 from selavpr_peft.serving.model_queue import ModelQueue
 from selavpr_peft.serving.pictures import MAX_UPLOAD_BYTES, check_upload_size, jpeg_copy, read_photograph
 from selavpr_peft.serving.request_error import RequestError
+from selavpr_peft.serving.served_database import ServedDatabase
 
 STATIC = Path(__file__).parent / "static"
 THUMBNAIL_SIDE_PX, PICTURE_SIDE_PX = 320, 1600
@@ -84,18 +85,23 @@ class _Endpoints:
     def __init__(self, recognizer: PlaceRecognizer) -> None:
         self.recognizer = recognizer
         self.database = recognizer.database
-        self.catalogue = PlaceCatalogue(self.database)
+        self.served = ServedDatabase(self.database)
         self.queue = ModelQueue()
-        self.start = token_hex(4)  # another database at this address may have the same keys: browsers keep pictures
 
-    def describe_database(self) -> DatabaseAnswer:
+    async def describe_database(self) -> DatabaseAnswer:
         """Tell what is searched."""
+        if self.served.has_changed:
+            await self.queue.run(self.served.refresh)
+        return await run_in_threadpool(self._describe, self.served.catalogue)
+
+    def _describe(self, catalogue: PlaceCatalogue) -> DatabaseAnswer:
         return DatabaseAnswer(
             name=self.database.folder.resolve().name,
-            num_places=len(self.database),
+            version=catalogue.version,
+            num_places=catalogue.num_places,
             adapter=self.database.manifest["adapter"],
-            unit=self.catalogue.unit,
-            points=self.catalogue.points(),
+            unit=catalogue.unit,
+            points=catalogue.points(),
             can_match=self.recognizer.model.active_peft_config.use_local_head,
             calibrated_rerank_num=calibrated_rerank_num(self.recognizer),
             max_upload_bytes=MAX_UPLOAD_BYTES,
@@ -129,31 +135,18 @@ class _Endpoints:
         return self._copy(key, PICTURE_SIDE_PX)
 
     def _recognize(self, content: bytes, top_k: int, rerank_num: int) -> RecognitionAnswer:
-        photograph = read_photograph(content)
+        photograph, catalogue = read_photograph(content), self._current_catalogue()
         start = perf_counter()
         num_exact = max(top_k, NUM_EXACT)  # people wait for the answer, and only the places listed need exact counts
         places = self.recognizer.recognize(photograph, top_k=top_k, rerank_num=rerank_num, num_exact=num_exact)
         return RecognitionAnswer(
-            places=[self._describe_place(place) for place in places], duration_s=perf_counter() - start
-        )
-
-    def _describe_place(self, place: RecognizedPlace) -> PlaceAnswer:
-        key = self.catalogue.keys[place.row]
-        question = urlencode({"key": key, "start": self.start})
-        has_picture = self.catalogue.has_picture(place.row)
-        return PlaceAnswer(
-            key=key,
-            score=place.score,
-            num_matches=place.num_matches,
-            probability=place.probability,
-            coordinates=place.coordinates,
-            point=self.catalogue.point(place.row),
-            thumbnail=f"api/thumbnail?{question}" if has_picture else None,
-            picture=f"api/picture?{question}" if has_picture else None,
+            places=[_describe_place(place, catalogue) for place in places],
+            version=catalogue.version,
+            duration_s=perf_counter() - start,
         )
 
     def _match(self, content: bytes, key: str) -> MatchesAnswer:
-        photograph, image = read_photograph(content), self.catalogue.read_picture(key)
+        photograph, image = read_photograph(content), self._current_catalogue().read_picture(key)
         points = match_pictures(self.recognizer.model, self.database.preprocessing, photograph, image)
         if points is None:
             raise RequestError("The model has no local head, so there is nothing to match.", 409)
@@ -161,9 +154,30 @@ class _Endpoints:
             key=key, query_size=photograph.size, database_size=image.size, matches=describe_matches(points)
         )
 
+    def _current_catalogue(self) -> PlaceCatalogue:
+        """See what has changed in the database; in the model's thread only."""
+        self.served.refresh()
+        return self.served.catalogue
+
     def _copy(self, key: str, max_side_px: int) -> Response:
-        content = jpeg_copy(self.catalogue.read_picture(key), max_side_px)
+        content = jpeg_copy(self.served.catalogue.read_picture(key), max_side_px)
         return Response(content, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
+
+
+def _describe_place(place: RecognizedPlace, catalogue: PlaceCatalogue) -> PlaceAnswer:
+    key = catalogue.keys[place.row]
+    question = urlencode({"key": key, "version": catalogue.version})  # browsers keep pictures
+    has_picture = catalogue.has_picture(place.row)
+    return PlaceAnswer(
+        key=key,
+        score=place.score,
+        num_matches=place.num_matches,
+        probability=place.probability,
+        coordinates=place.coordinates,
+        point=catalogue.point(place.row),
+        thumbnail=f"api/thumbnail?{question}" if has_picture else None,
+        picture=f"api/picture?{question}" if has_picture else None,
+    )
 
 
 def calibrated_rerank_num(recognizer: PlaceRecognizer) -> int | None:

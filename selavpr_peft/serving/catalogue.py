@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import PurePath
+from secrets import token_hex
 
 import numpy as np
 from PIL import Image
@@ -22,20 +23,25 @@ MAX_DRAWN = 5000
 
 
 class PlaceCatalogue:
-    """The places of a database by their public keys; read only, so that any thread may ask it.
+    """The places of a database by their public keys, as they are now; read only, so that any thread may ask it.
 
     Args:
         database: An open database.
 
     Attributes:
+        version: Tells this state of this database from any other; pictures of equal keys may differ in others.
+        num_places: Number of places that can be found.
         keys: Public key of every row.
         unit: Unit of the points, "m" or "frames".
     """
 
     def __init__(self, database: PlaceDatabase) -> None:
         """Read the columns that are asked for again and again."""
+        self.version = token_hex(4)
+        self.num_places = len(database)
         self.keys = public_keys(database.places[KEY][:])
-        self._rows = {key: row for row, key in enumerate(self.keys)}
+        self._is_live = database.index.is_live
+        self._rows = {self.keys[row]: row for row in np.flatnonzero(self._is_live).tolist()}
         self._images: list[str | None] = database.places[IMAGE][:]
         self._points, self.unit = plane_positions(database.places)
 
@@ -49,8 +55,8 @@ class PlaceCatalogue:
         return (x, y) if np.isfinite(x + y) else None
 
     def points(self) -> list[tuple[float, float]]:
-        """Give at most MAX_DRAWN points, evenly chosen."""
-        known = self._points[np.isfinite(self._points).all(axis=1)]
+        """Give at most MAX_DRAWN points of places that were not removed, evenly chosen."""
+        known = self._points[self._is_live & np.isfinite(self._points).all(axis=1)]
         chosen = known[:: -(-len(known) // MAX_DRAWN) or 1]
         return [(x, y) for x, y in chosen.tolist()]
 

@@ -26,9 +26,23 @@ def city(tmp_path_factory):
 def recognizer(city, tmp_path_factory):
     """The city by day, known by frame numbers only, described by a random network: it recognises the very pictures."""
     model = make_model()
-    places = read_place_table(f"{city}:day").remove_columns(["latitude", "longitude"])
-    database = PlaceDatabase.build(model, places, tmp_path_factory.mktemp("databases") / "city.placedb")
+    database = PlaceDatabase.build(
+        model, some_places(city, 0, NUM_PLACES), tmp_path_factory.mktemp("databases") / "city.placedb"
+    )
     return PlaceRecognizer(model, database)
+
+
+def some_places(city, start, stop):
+    """Places of the city by day, known by frame numbers only."""
+    places = read_place_table(f"{city}:day").remove_columns(["latitude", "longitude"])
+    return places.select(range(start, stop))
+
+
+@pytest.fixture
+def growing(city, tmp_path):
+    """A recogniser over the first six places, which a test may change."""
+    model = make_model()
+    return PlaceRecognizer(model, PlaceDatabase.build(model, some_places(city, 0, 6), tmp_path / "city.placedb"))
 
 
 @pytest.fixture

@@ -8,14 +8,16 @@ import re
 import shutil
 import socket
 import threading
+from contextlib import contextmanager
 
 import pytest
 import uvicorn
 from playwright.sync_api import expect, sync_playwright
 
+from selavpr_peft.retrieval import PlaceDatabase
 from selavpr_peft.serving import app as app_file
 from selavpr_peft.serving import create_app
-from tests.serving.conftest import NUM_PLACES, calibration_of
+from tests.serving.conftest import NUM_PLACES, calibration_of, some_places
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 expect.set_options(timeout=30_000)  # milliseconds; on a busy machine the model may take its time
@@ -58,6 +60,13 @@ def browser():
 
 @pytest.fixture(scope="session")
 def address(recognizer):
+    with served(recognizer) as address:
+        yield address
+
+
+@contextmanager
+def served(recognizer):
+    """Serve a recogniser and give its address."""
     server = uvicorn.Server(uvicorn.Config(create_app(recognizer), log_level="warning"))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
@@ -213,6 +222,23 @@ class TestProbability:
         result.get_by_text("Settings").click()
         expect(result.get_by_label("Candidates re-ranked")).to_have_value("100")
         expect(result.locator("main")).not_to_contain_text(re.compile("probability|right with", re.IGNORECASE))
+
+
+class TestChanges:
+    def test_places_that_came_meanwhile_are_found_and_drawn(self, browser, growing, city):
+        with served(growing) as address:
+            page = browser.new_page(**DESKTOP)
+            page.goto(address)
+            expect(page.locator("#database")).to_contain_text("6 places")
+            PlaceDatabase.open(growing.database.folder).add(growing.model, some_places(city, 6, 8))
+            located(page, city / "day" / "0007.jpg")
+            expect(page.locator("#status")).to_contain_text("Most likely day/0007.jpg")
+            expect(page.locator("#database")).to_contain_text("8 places")
+            expect(page.locator(".map .place")).to_have_count(8)
+            PlaceDatabase.open(growing.database.folder).remove(growing.database.places["key"][:])
+            page.set_input_files("#file", city / "day" / "0003.jpg")
+            expect(page.get_by_role("alert")).to_contain_text("The database has no places any more")
+            page.close()
 
 
 class TestErrors:

@@ -35,14 +35,18 @@ let matching = new AbortController();
 const ready = describeDatabase();
 ready.then(
   (answer) => {
-    database = answer;
-    const places = answer.num_places === 1 ? "1 place" : `${answer.num_places.toLocaleString("en")} places`;
-    byId("database").textContent = `${answer.name}: ${places}, adapter ${answer.adapter.slice(0, 8)}`;
+    introduce(answer);
     suggestRerankNum(answer);
-    redrawMap();
   },
   (error) => fail(error),
 );
+
+function introduce(answer) {
+  database = answer;
+  const places = answer.num_places === 1 ? "1 place" : `${answer.num_places.toLocaleString("en")} places`;
+  byId("database").textContent = `${answer.name}: ${places}, adapter ${answer.adapter.slice(0, 8)}`;
+  redrawMap();
+}
 
 // Answers found otherwise than the adapter was calibrated for have no probability.
 function suggestRerankNum({ calibrated_rerank_num: number, can_match: canMatch }) {
@@ -74,7 +78,9 @@ async function ask(file) {
     const settings = { topK: byId("top-k").value, rerankNum: byId("rerank-num").value };
     showProgress("Sending the photograph …", 0);
     const onSent = (share) => (share < 1 ? showProgress("Sending the photograph …", share) : showProgress("Locating …"));
-    show(await locate(file, settings, { onSent, signal }));
+    const answer = await locate(file, settings, { onSent, signal });
+    if (answer.version !== database.version) introduce(await describeDatabase(signal)); // places came or went meanwhile
+    show(answer);
   } catch (error) {
     if (error.name !== "AbortError") fail(error);
   }
@@ -100,6 +106,7 @@ function show(answer) {
   places = answer.places;
   answers = new Map();
   byId("progress").hidden = true;
+  if (!places.length) return fail(new Error("The database has no places any more; ask whoever keeps it."));
   const [best] = places;
   byId("status").replaceChildren(
     "Most likely ",

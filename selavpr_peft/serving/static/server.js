@@ -2,8 +2,8 @@
 
 const UNREACHABLE = "The server cannot be reached; see whether it still runs, then try again.";
 
-export function describeDatabase() {
-  return requestJson("api/database");
+export function describeDatabase(signal) {
+  return requestJson("api/database", { signal });
 }
 
 export function matchPlace(photograph, key, signal) {
