@@ -30,9 +30,10 @@ from selavpr_peft.serving.answers import (
 )
 from selavpr_peft.serving.catalogue import PlaceCatalogue
 from selavpr_peft.serving.model_queue import ModelQueue
-from selavpr_peft.serving.pictures import MAX_UPLOAD_BYTES, check_upload_size, jpeg_copy, read_photograph
+from selavpr_peft.serving.pictures import MAX_UPLOAD_BYTES, jpeg_copy, read_photograph
 from selavpr_peft.serving.request_error import RequestError
 from selavpr_peft.serving.served_database import ServedDatabase
+from selavpr_peft.serving.uploads import Uploads
 
 STATIC = Path(__file__).parent / "static"
 THUMBNAIL_SIDE_PX, PICTURE_SIDE_PX = 320, 1600
@@ -41,8 +42,9 @@ HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob:; object-src 'none'; base-uri 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
 }
-"""Sent with every answer; the first lets a browser fetch nothing from elsewhere."""
+"""Sent with every answer: browsers fetch nothing from elsewhere, and show pictures of ours to no other page."""
 
 Key = Annotated[str, Query(description="Key of a place, as in a result.")]
 
@@ -86,6 +88,7 @@ class _Endpoints:
         self.recognizer = recognizer
         self.database = recognizer.database
         self.served = ServedDatabase(self.database)
+        self.uploads = Uploads()
         self.queue = ModelQueue()
 
     async def describe_database(self) -> DatabaseAnswer:
@@ -120,11 +123,11 @@ class _Endpoints:
         if rerank_num is None:
             calibrated = calibrated_rerank_num(self.recognizer)
             rerank_num = RERANK_NUM if calibrated is None else calibrated
-        return await self.queue.run(self._recognize, await _body(request), top_k, rerank_num)
+        return await self.queue.run(self._recognize, await self.uploads.receive(request), top_k, rerank_num)
 
     async def match(self, request: Request, key: Key) -> MatchesAnswer:
         """Match the photograph in the request's body with a place."""
-        return await self.queue.run(self._match, await _body(request), key)
+        return await self.queue.run(self._match, await self.uploads.receive(request), key)
 
     def thumbnail(self, key: Key) -> Response:
         """Give a small picture of a place."""
@@ -192,16 +195,6 @@ def calibrated_rerank_num(recognizer: PlaceRecognizer) -> int | None:
     return number if number <= MAX_RERANK_NUM and not recognizer.uncalibrated(number) else None
 
 
-async def _body(request: Request) -> bytes:
-    """Read the body of a request, as long as it is no larger than a photograph may be."""
-    check_upload_size(int(request.headers.get("content-length", 0)))
-    content = bytearray()
-    async for chunk in request.stream():
-        content += chunk
-        check_upload_size(len(content))
-    return bytes(content)
-
-
 async def _page() -> FileResponse:
     return FileResponse(STATIC / "index.html")
 
@@ -231,4 +224,4 @@ def _hide_details(request: Request, error: Exception) -> JSONResponse:
 
 
 def _sentence(status: int, text: str) -> JSONResponse:
-    return JSONResponse({"detail": text}, status)
+    return JSONResponse({"detail": text}, status, HEADERS)  # a failure's answer never passes _with_headers

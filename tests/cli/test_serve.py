@@ -35,7 +35,8 @@ def serving(*arguments):
 
 class TestServe:
     @pytest.mark.slow
-    def test_the_page_is_served_on_loopback_until_it_is_interrupted(self, arguments):
+    @pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, -signal.SIGTERM)])
+    def test_the_page_is_served_on_loopback_until_it_is_stopped(self, arguments, stop, code):
         with serving(*arguments, "--port", 0) as process:
             line = process.stdout.readline()
             told = re.fullmatch(r".*walk\.placedb: 6 places at (http://127\.0\.0\.1:\d+) \(Ctrl\+C stops\)\n", line)
@@ -44,9 +45,9 @@ class TestServe:
                 assert json.load(answer)["num_places"] == 6
             with urllib.request.urlopen(f"{told[1]}/") as answer:
                 assert b"Where was this photograph taken?" in answer.read()
-            process.send_signal(signal.SIGINT)
+            process.send_signal(stop)
             rest, complaints = process.communicate(timeout=30)
-        assert (process.returncode, rest) == (0, "")
+        assert (process.returncode, rest) == (code, "")
         assert "Traceback" not in complaints
         assert "Warning: whoever" not in complaints
 

@@ -196,6 +196,21 @@ class TestRemove:
         elsewhere.refresh()
         assert "place 7" not in keys_found(model, elsewhere, photographs / "7.png")
 
+    def test_an_index_of_another_kind_is_seen_too(self, model, places, tmp_path):
+        elsewhere = PlaceDatabase.build(model, places, tmp_path / "db")
+        PlaceDatabase.rebuild_index(tmp_path / "db", "hnsw")
+        elsewhere.refresh()
+        assert elsewhere.index.kind == "hnsw"
+
+    def test_another_database_in_its_place_is_refused(self, model, places, tmp_path):
+        database = PlaceDatabase.build(model, places, tmp_path / "db")
+        before = database.manifest
+        other = PlaceDatabase.build(make_model(seed=1), places, tmp_path / "other", local_dtype="int8")
+        (database.folder / "manifest.json").write_text((other.folder / "manifest.json").read_text())
+        with pytest.raises(PlaceDatabaseError, match="built anew with another local dtype and adapter; open it again"):
+            database.refresh()
+        assert database.manifest == before
+
     def test_removals_by_two_add_up(self, model, places, tmp_path):
         first = PlaceDatabase.build(model, places, tmp_path / "db")
         second = PlaceDatabase.open(tmp_path / "db")

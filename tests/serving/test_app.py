@@ -304,6 +304,20 @@ class TestPrivacy:
             sentence = refusal(client.post("/api/recognize", content=photograph), 500)
         assert sentence == "The server failed at this request; its log says why."
 
+    def test_every_answer_has_the_headers_that_protect_it(self, recognizer, photograph, monkeypatch):
+        monkeypatch.setattr(recognizer, "recognize", None)  # fails
+        with TestClient(create_app(recognizer), raise_server_exceptions=False) as client:
+            answers = [
+                client.get("/"),
+                client.get("/api/thumbnail?key=day/0003.jpg"),
+                client.get("/nowhere"),
+                client.post("/api/recognize", content=b"no picture"),
+                client.post("/api/recognize", content=photograph),
+            ]
+        assert [answer.status_code for answer in answers] == [200, 200, 404, 415, 500]
+        for answer in answers:
+            assert {name: answer.headers[name] for name in app_file.HEADERS} == app_file.HEADERS
+
     def test_nothing_is_fetched_from_elsewhere(self, client):
         page = client.get("/")
         assert "default-src 'self'" in page.headers["content-security-policy"]

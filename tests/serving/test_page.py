@@ -17,6 +17,7 @@ from playwright.sync_api import expect, sync_playwright
 from selavpr_peft.retrieval import PlaceDatabase
 from selavpr_peft.serving import app as app_file
 from selavpr_peft.serving import create_app
+from tests.retrieval.conftest import make_model
 from tests.serving.conftest import NUM_PLACES, calibration_of, some_places
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -230,7 +231,7 @@ class TestChanges:
             page = browser.new_page(**DESKTOP)
             page.goto(address)
             expect(page.locator("#database")).to_contain_text("6 places")
-            PlaceDatabase.open(growing.database.folder).add(growing.model, some_places(city, 6, 8))
+            PlaceDatabase.open(growing.database.folder).add(make_model(), some_places(city, 6, 8))
             located(page, city / "day" / "0007.jpg")
             expect(page.locator("#status")).to_contain_text("Most likely day/0007.jpg")
             expect(page.locator("#database")).to_contain_text("8 places")

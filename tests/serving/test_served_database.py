@@ -34,13 +34,13 @@ def best_key(client, city, number):
 class TestAdded:
     def test_places_are_found_and_shown(self, client, growing, elsewhere, city):
         assert best_key(client, city, 7) != "day/0007.jpg"
-        elsewhere.add(growing.model, some_places(city, 6, 8))
+        elsewhere.add(make_model(), some_places(city, 6, 8))
         assert best_key(client, city, 7) == "day/0007.jpg"
         assert client.get("/api/thumbnail?key=day/0007.jpg").status_code == 200
 
     def test_the_description_counts_and_draws_them(self, client, growing, elsewhere, city):
         before = client.get("/api/database").json()
-        elsewhere.add(growing.model, some_places(city, 6, 8))
+        elsewhere.add(make_model(), some_places(city, 6, 8))
         after = client.get("/api/database").json()
         assert (before["num_places"], after["num_places"], len(after["points"])) == (6, 8, 8)
         assert before["version"] != after["version"]
@@ -58,7 +58,7 @@ class TestAdded:
         with TestClient(create_app(growing)) as client, ThreadPoolExecutor(2) as users:
             first = users.submit(best_key, client, city, 3)
             assert has_begun.wait(30)
-            elsewhere.add(growing.model, some_places(city, 6, 8))
+            elsewhere.add(make_model(), some_places(city, 6, 8))
             second = users.submit(best_key, client, city, 7)
             assert client.get("/api/thumbnail?key=day/0003.jpg").status_code == 200
             may_end.set()
@@ -71,7 +71,7 @@ class TestAdded:
 
         with ThreadPoolExecutor(8) as users:
             answers = [users.submit(ask, number) for number in range(12)]
-            elsewhere.add(growing.model, some_places(city, 6, 7))
+            elsewhere.add(make_model(), some_places(city, 6, 7))
             elsewhere.remove(["day/0006.jpg"])
             answers += [users.submit(ask, number) for number in range(12)]
             found = [answer.result(60) for answer in answers]
@@ -92,7 +92,7 @@ class TestRemoved:
         photograph = (city / "day" / "0003.jpg").read_bytes()
         before = client.post("/api/recognize?top_k=1", content=photograph).json()["places"][0]
         elsewhere.remove(["day/0003.jpg"])
-        elsewhere.add(growing.model, some_places(city, 3, 4))
+        elsewhere.add(make_model(), some_places(city, 3, 4))
         after = client.post("/api/recognize?top_k=1", content=photograph).json()["places"][0]
         assert before["key"] == after["key"] == "day/0003.jpg"
         assert before["thumbnail"] != after["thumbnail"]
