@@ -105,16 +105,16 @@ class TestTrainerPush:
 @pytest.mark.slow
 class TestModelPush:
     def test_a_model_is_pushed_and_pulled_as_it_was(self, run, server):
-        pushed = run(PUSH)
-        assert pushed.returncode == 0, pushed.stderr
+        pulled = run(PUSH + PULL, REPOSITORY_ID="me/plain")
+        assert pulled.returncode == 0, pulled.stderr
         assert {"adapter_config.json", "adapter_model.safetensors"} <= set(server.repositories["me/plain"].files)
-        pulled = run(PULL, REPOSITORY_ID="me/plain")
         assert pulled.stdout.strip() == "same", pulled.stderr
 
     def test_a_server_that_fails_once_is_asked_again(self, run, server):
-        server.failures.append((r"^/lfs/", 503))
+        server.failures.append(("PUT /lfs", 503))
         pushed = run(PUSH)
         assert pushed.returncode == 0, pushed.stderr
+        assert not server.failures
         assert "adapter_model.safetensors" in server.repositories["me/plain"].files
 
     def test_a_repository_that_is_not_there_is_named(self, run):
