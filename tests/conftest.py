@@ -29,6 +29,13 @@ def server(monkeypatch, tmp_path):
 
 
 @pytest.fixture
+def offline(monkeypatch):
+    """Names that are no folder fail at once instead of being looked for on the Hub."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("transformers.utils.hub._is_offline_mode", True, raising=False)  # a copy in transformers 4
+
+
+@pytest.fixture
 def shared() -> Path:
     """The folder of shared test material; tests that need it skip where it is not."""
     folder = Path(os.environ.get("SELAVPR_SHARED_DIR", REPOSITORY.parent / "shared"))

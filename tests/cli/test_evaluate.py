@@ -207,13 +207,11 @@ class TestMistakes:
         assert (run.code, run.out, "Traceback" in run.err) == (2, "", False)
         assert re.match(r"Error: The image .*day/4\.png cannot be read .*; replace or remove it\.", last_line(run.err))
 
-    def test_a_backbone_that_is_nowhere_is_named_without_network(self, walk):
-        run = selavpr_process(
-            *("evaluate", "--database", f"{walk}:day", "--queries", f"{walk}:night", "--positive-radius", 1),
-            *("--backbone", "no-such-backbone"),
-        )
-        assert (run.returncode, run.stdout, "Traceback" in run.stderr) == (2, "", False)
-        assert re.match("Error: .*no-such-backbone", last_line(run.stderr))
+    @pytest.mark.usefixtures("offline")
+    def test_a_backbone_that_is_nowhere_is_named_without_network(self, evaluate):
+        run = evaluate(backbone="no-such-backbone", adapter=None)
+        assert (run.code, run.out, "Traceback" in run.err) == (2, "", False)
+        assert re.match("Error: .*no-such-backbone", last_line(run.err))
 
 
 def last_line(text):
