@@ -15,7 +15,7 @@ OLDEST := .venv-oldest/bin
 # A process for every core, each with one thread; the tests of a file share what they prepared.
 test test-fast test-oldest: export OMP_NUM_THREADS ?= 1
 PARALLEL := -n auto --dist loadfile
-RUNTIME_TYPE_CHECKS := --jaxtyping-packages=selavpr_peft,beartype.beartype
+RUNTIME_TYPE_CHECKS := -p tests.runtime_types
 
 .PHONY: install demo test test-fast test-oldest benchmarks docs lint types contract check clean
 
@@ -31,7 +31,7 @@ test: .venv/.ready
 	$(BIN)/coverage report
 
 test-fast: .venv/.ready
-	$(BIN)/pytest $(PARALLEL) $(RUNTIME_TYPE_CHECKS) -m "not slow and not real" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(RUNTIME_TYPE_CHECKS) -m "not slow and not real" $(PYTEST_ARGS)
 
 test-oldest: .venv-oldest/.ready
 	$(OLDEST)/pytest $(PARALLEL) $(PYTEST_ARGS) tests/tuner tests/modeling tests/matching tests/hub tests/data tests/evaluation tests/retrieval \
