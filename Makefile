@@ -12,9 +12,10 @@ PYTEST_ARGS ?=
 
 BIN := .venv/bin
 OLDEST := .venv-oldest/bin
-# A process for every core, each with one thread; the tests of a file share what they prepared.
+# A process for every core, each with one thread; the tests of a file share what they prepared, and tests/conftest.py
+# puts long files first.
 test test-fast test-oldest: export OMP_NUM_THREADS ?= 1
-PARALLEL := -n auto --dist loadfile
+PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 RUNTIME_TYPE_CHECKS := -p tests.runtime_types
 
 .PHONY: install demo test test-fast test-oldest benchmarks docs lint types contract check clean

@@ -13,6 +13,12 @@ from tests.hub.hub_server import hub
 REPOSITORY = Path(__file__).parent.parent
 
 
+def pytest_collection_modifyitems(items):
+    """Put files with slow tests first: the last thing that one process does while others idle should be short."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     """Models this small only wait for one another's threads; `make test` has a process for every core instead."""
