@@ -280,7 +280,7 @@ for family, positions in (("dinov2", "backbone"), ("dinov2", "official"), ("dino
 @pytest.mark.slow
 class TestCompiled:
     def test_the_whole_graph_gives_the_outputs_and_gradients_of_eager(self):
-        """In an interpreter of its own: Dynamo refuses the shape checks that `--jaxtyping-packages` puts in."""
+        """In an interpreter of its own: Dynamo refuses the checks that `tests.runtime_types` puts in."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
         environment["PYTHONPATH"] = str(Path(__file__).parents[2])
         process = subprocess.run(
