@@ -190,8 +190,8 @@ class TestProbability:
             f"Most likely day/0003.jpg, frame 3. Right with a probability of 93\u00a0%, by {evidence} matches. Located"
         )
         first, second = page.locator(".candidate .words").all_inner_texts()[:2]
-        assert first.splitlines()[:3] == ["day/0003.jpg", "right with 93\u00a0%", f"{evidence} matches"]
-        assert "right with" not in second
+        assert first.splitlines()[:3] == ["day/0003.jpg", "93\u00a0% likely right", f"{evidence} matches"]
+        assert "likely right" not in second
 
     @pytest.mark.parametrize(
         ("probability", "words"),
@@ -200,7 +200,7 @@ class TestProbability:
     def test_nothing_is_certain_and_doubt_is_told(self, fitted, opened, city, probability, words):
         fitted(probability)
         page = located(opened(**DESKTOP), city / "day" / "0003.jpg")
-        expect(page.locator(".candidate").first).to_contain_text(f"right with {words}")
+        expect(page.locator(".candidate").first).to_contain_text(f"{words} likely right")
         assert ("more likely wrong" in page.locator("#status").inner_text()) is (probability < 0.5)
 
     def test_without_re_ranking_the_evidence_is_the_similarity(self, opened, recognizer, city, monkeypatch):
@@ -217,12 +217,12 @@ class TestProbability:
         expect(page.get_by_text("Answers have a probability when 5 candidates are re-ranked.")).to_be_visible()
         page.get_by_label("Candidates re-ranked").fill("6")
         located(page, city / "day" / "0003.jpg")
-        expect(page.locator("main")).not_to_contain_text("right with")
+        expect(page.locator("main")).not_to_contain_text("likely right")
 
     def test_without_a_calibration_nothing_is_said_of_it(self, result):
         result.get_by_text("Settings").click()
         expect(result.get_by_label("Candidates re-ranked")).to_have_value("100")
-        expect(result.locator("main")).not_to_contain_text(re.compile("probability|right with", re.IGNORECASE))
+        expect(result.locator("main")).not_to_contain_text(re.compile("probability|likely right", re.IGNORECASE))
 
 
 class TestChanges:

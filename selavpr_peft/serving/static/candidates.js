@@ -57,7 +57,7 @@ function candidate(place, index, onChoose) {
       "span",
       { class: "words" },
       html("span", { class: "key" }, ...breakable(place.key)),
-      place.probability === null ? "" : html("span", { class: "probability" }, `right with ${percent(place.probability)}`),
+      place.probability === null ? "" : html("span", { class: "probability" }, `${percent(place.probability)} likely right`),
       ...evidence(place).map((text) => html("span", { class: "detail" }, text)),
     ),
   );
