@@ -76,12 +76,7 @@ def positions(places: Dataset) -> Float[np.ndarray, "N dims"]:
     Raises:
         DatasetFormatError: If no place has one, as in a folder of photographs without a table.
     """
-    if not has_positions(places):
-        raise DatasetFormatError(
-            "Expected places with positions (columns 'easting_m' and 'northing_m', or 'frame'), got"
-            f" {places.column_names}; photographs without them can only be indexed and queried. Write a places.csv as"
-            " in docs/datasets.md."
-        )
+    _check_has_positions(places)
     columns = [np.asarray(places[name][:], dtype=np.float64) for name in _position_columns(places)]
     return np.stack(columns, axis=1)
 
@@ -145,12 +140,25 @@ def radius_unit(places: Dataset) -> str:
 
     Args:
         places: Table of places.
+
+    Raises:
+        DatasetFormatError: If no place has a position, as in a folder of photographs without a table.
     """
+    _check_has_positions(places)
     return "frames" if FRAME in places.column_names else "m"
 
 
 def _position_columns(places: Dataset) -> list[str]:
     return [FRAME] if FRAME in places.column_names else list(METRES)
+
+
+def _check_has_positions(places: Dataset) -> None:
+    if not has_positions(places):
+        raise DatasetFormatError(
+            "Expected places with positions (columns 'easting_m' and 'northing_m', or 'frame'), got"
+            f" {places.column_names}; photographs without them can only be indexed and queried. Write a places.csv as"
+            " in docs/datasets.md."
+        )
 
 
 def _check_keys(places: Dataset, source: str) -> None:

@@ -5,12 +5,14 @@ import json
 import logging
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from datasets import Dataset, DatasetDict, Image
 from transformers import TrainerCallback, TrainingArguments
 
 from selavpr_peft.data.loading import load_places
+from selavpr_peft.errors import DatasetFormatError
 from selavpr_peft.evaluation.evaluator import evaluate_two_stage
 from selavpr_peft.modeling.output import SelaOutput
 from selavpr_peft.training import SelaTrainer
@@ -477,6 +479,13 @@ class TestBadInput:
     def test_frames_need_the_radius_of_the_evaluation(self, make_trainer, city):
         with pytest.raises(ValueError, match="eval_positive_radius must be given for places with frame numbers"):
             make_trainer(eval_places=city, eval_positive_radius=None)
+
+    def test_photographs_without_positions_are_nothing_to_evaluate_on(self, make_trainer, tmp_path):
+        folder = tmp_path / "photographs"
+        folder.mkdir()
+        PIL.Image.new("RGB", (8, 6)).save(folder / "a.png")
+        with pytest.raises(DatasetFormatError, match="Expected places with positions"):
+            make_trainer(eval_places=folder, eval_positive_radius=1.0)
 
     def test_metres_take_the_official_radii(self, tmp_path):
         places = bare_places(easting_m=[0.0, 10, 25, 25.1, 60, 61, 70, 80], northing_m=[0.0] * 8)
