@@ -19,25 +19,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
 from jaxtyping import Float, Int, Num
 from peft import PeftModel
-from pyarrow import parquet
 from torch import Tensor
 
 from selavpr_peft.data.loading import load_database
 from selavpr_peft.data.schema import KEY
 from selavpr_peft.errors import PlaceDatabaseError
-from selavpr_peft.files import crc32_of, folder_written_at_once
+from selavpr_peft.files import folder_written_at_once
 from selavpr_peft.matching import LOCAL_DTYPES, grid_locations, query_form
 from selavpr_peft.modeling.preprocessing import Preprocessing
 from selavpr_peft.retrieval import building
 from selavpr_peft.retrieval.adding import add_places
 from selavpr_peft.retrieval.building import ARRAYS, DESCRIPTORS, LOCAL_FEATURES
 from selavpr_peft.retrieval.calibration import FORM_OF_DATABASE
-from selavpr_peft.retrieval.descriptor_index import DescriptorIndex
 from selavpr_peft.retrieval.index_kinds import check_kind
 from selavpr_peft.retrieval.manifest import describe_settings, kept_grid, locked, read_manifest, write_manifest
+from selavpr_peft.retrieval.opening import read_tables
 from selavpr_peft.retrieval.publishing import fetch_database, push_database
 from selavpr_peft.retrieval.sharded_array import ShardedArray
 
@@ -76,7 +74,7 @@ class PlaceDatabase:
     def __init__(self, folder: str | Path) -> None:
         """Open a database; `PlaceDatabase.open` is the same."""
         self.folder = Path(folder)
-        manifest, self.places, self.index = _read(self.folder)
+        manifest, self.places, self.index = read_tables(self.folder)
         num_features = manifest["num_places"] if manifest["local_map_shape"] else 0
         self._local_features = ShardedArray(self.folder / LOCAL_FEATURES, num_features)
         if len(self._local_features) != num_features:
@@ -455,51 +453,6 @@ class PlaceDatabase:
     def _take_over(self, manifest: dict[str, Any]) -> None:
         self.manifest = manifest
         self.index.remove(np.array(manifest["removed_rows"], dtype=np.int64))
-
-
-def _read(folder: Path) -> tuple[dict[str, Any], Dataset, DescriptorIndex]:
-    """Read manifest, places and index, which belong together also when somebody adds places meanwhile."""
-    manifest = read_manifest(folder)
-    if not manifest["is_complete"]:
-        raise PlaceDatabaseError(f"{folder} is not complete; run the same build again and it will go on.")
-    try:
-        return manifest, _read_places(folder, manifest), _read_index(folder, manifest)
-    except (PlaceDatabaseError, FileNotFoundError):
-        if read_manifest(folder)["places_file"] == manifest["places_file"]:
-            raise
-        return _read(folder)  # others have taken their place
-
-
-def _read_places(folder: Path, manifest: dict[str, Any]) -> Dataset:
-    """Read the table of places, whose checksum is in the manifest."""
-    path = folder / manifest["places_file"]
-    if not path.is_file() or crc32_of(path) != manifest["places_crc32"]:
-        raise PlaceDatabaseError(
-            f"{path} is missing or damaged: its checksum is not the one in the manifest; fetch or build the database"
-            " again."
-        )
-    return Dataset(parquet.read_table(path))
-
-
-def _read_index(folder: Path, manifest: dict[str, Any]) -> DescriptorIndex:
-    """Read the index and check that it belongs to the other files."""
-    remedy = f"Everything else is usable: PlaceDatabase.rebuild_index({str(folder)!r}) makes the index anew."
-    try:
-        index = DescriptorIndex.load(folder / manifest["index_file"], is_mapped=True)
-    except PlaceDatabaseError as error:
-        raise PlaceDatabaseError(f"{error} {remedy}") from error
-    expected = (manifest["num_places"], manifest["descriptor_size"], manifest["adapter"])
-    found = (len(index), index.num_channels, index.model)
-    names = ("number of places", "feature size", "adapter")
-    differing = [
-        f"{name} {is_there}, expected {wanted}"
-        for name, is_there, wanted in zip(names, found, expected, strict=True)
-        if is_there != wanted
-    ]
-    if differing:
-        path = folder / manifest["index_file"]
-        raise PlaceDatabaseError(f"{path} belongs to another database: {'; '.join(differing)}. {remedy}")
-    return index
 
 
 def _has_only_lost(before: dict[str, Any], now: dict[str, Any]) -> bool:

@@ -9,7 +9,7 @@ from datasets import concatenate_datasets
 from filelock import FileLock
 
 from selavpr_peft.errors import DatasetFormatError, PlaceDatabaseError, UnreadableImageError
-from selavpr_peft.retrieval import PlaceDatabase, PlaceRecognizer, building, place_database
+from selavpr_peft.retrieval import PlaceDatabase, PlaceRecognizer, building, opening
 from selavpr_peft.retrieval.sharded_array import ShardedArray
 from tests.retrieval.conftest import make_model
 from tests.retrieval.test_place_database import content, damage, flip_a_byte, keys_found
@@ -330,14 +330,14 @@ class TestReaders:
         assert (len(elsewhere), len(database)) == (9, 8)
 
     def test_one_that_is_being_opened_meanwhile_is_whole(self, model, new, database, monkeypatch):
-        read = place_database._read_places
+        read = opening._read_places
 
         def add_first(folder, manifest):
-            monkeypatch.setattr(place_database, "_read_places", read)
+            monkeypatch.setattr(opening, "_read_places", read)
             database.add(model, new)  # which deletes the table that the manifest names
             return read(folder, manifest)
 
-        monkeypatch.setattr(place_database, "_read_places", add_first)
+        monkeypatch.setattr(opening, "_read_places", add_first)
         opened = PlaceDatabase.open(database.folder)
         assert len(opened) == len(opened.places) == 10
 
