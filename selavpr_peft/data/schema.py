@@ -115,7 +115,10 @@ def undecoded(places: Dataset) -> Dataset:
 def _picture_name(image: dict[str, Any], number: int) -> str:
     if image.get("bytes") is not None:
         return hashlib.sha256(image["bytes"]).hexdigest()
-    return str(image.get("path") or f"no picture in row {number}")
+    path = image.get("path")
+    if not path:
+        return f"no picture in row {number}"
+    return path if "://" in path else str(Path(path).absolute())  # a file may be named from here or from the root
 
 
 def row_of_picture(places: Dataset, path: str | Path) -> int:

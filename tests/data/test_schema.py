@@ -1,6 +1,7 @@
 """The columns of a table of places: what is accepted, and what a refusal says."""
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -124,10 +125,16 @@ class TestPictureNames:
         ]
         places = Dataset.from_dict({"image": entries, "key": list("wxyz")}).cast_column("image", Image())
         names = picture_names(places)
-        assert names[0] == "a.jpg"
+        assert names[0] == str(Path("a.jpg").absolute())
         assert names[1:3] == [hashlib.sha256(content).hexdigest() for content in (b"0", b"1")]
         assert names[3] == "no picture in row 3"
         assert picture_names(places.remove_columns("key")) == names
+
+    def test_a_file_has_one_name_from_here_and_from_the_root_and_an_address_stays(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        paths = ["city/a.png", str(tmp_path / "city" / "a.png"), "https://example.org/a.png"]
+        places = Dataset.from_dict({"image": paths}).cast_column("image", Image())
+        assert picture_names(places) == [paths[1], *paths[1:]]
 
 
 class TestRadiusUnit:
