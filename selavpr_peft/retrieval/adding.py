@@ -25,12 +25,11 @@ from selavpr_peft.retrieval.building import (
     DESCRIPTORS,
     ROWS,
     describe_steps,
-    digest_of,
-    with_paths,
     write_places,
 )
 from selavpr_peft.retrieval.descriptor_index import DescriptorIndex
 from selavpr_peft.retrieval.manifest import write_manifest
+from selavpr_peft.retrieval.place_source import PlaceTable
 from selavpr_peft.retrieval.sharded_array import ShardedArray
 
 BEGUN = "adding.json"
@@ -62,7 +61,8 @@ def add_places(
         PlaceDatabaseError: If one of them is there already, none can be read, or other places were being added.
         DatasetFormatError: If their columns do not fit.
     """
-    begun, adding = _read_begun(folder), {"places": digest_of(table), "num_places": len(places)}
+    source = PlaceTable(table)
+    begun, adding = _read_begun(folder), {"places": source.digest, "num_places": len(places)}
     if begun is not None and begun["places"] == adding["places"] and _are_there(begun, is_live):
         _clean_up(folder, manifest)  # all that was left to do
         return
@@ -75,11 +75,11 @@ def add_places(
             f"{folder} has begun to take other places; add those again to finish, or delete {folder / BEGUN} to give"
             " them up."
         )
-    kept, unreadable = describe_steps(model, table, folder, manifest, options, num_places=len(places), verb="adding")
+    kept, unreadable = describe_steps(model, source, folder, manifest, options, num_places=len(places), verb="adding")
     tried_again = set(table[KEY][:])
     others = [key for key in manifest["unreadable_images"] if key not in tried_again]
     manifest = manifest | {"unreadable_images": others + unreadable}
-    manifest = _finish(folder, manifest, append_places(places, Dataset(with_paths(kept))))
+    manifest = _finish(folder, manifest, append_places(places, Dataset(kept)))
     _clean_up(folder, manifest)
 
 

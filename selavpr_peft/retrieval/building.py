@@ -1,18 +1,16 @@
 """Build a place database step by step, so that an interrupted build goes on after its last complete step."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from datasets import Dataset
 from peft import PeftModel
-from pyarrow import compute, parquet
+from pyarrow import parquet
 from tqdm.auto import tqdm
 
-from selavpr_peft.data.schema import IMAGE, KEY, undecoded
+from selavpr_peft.data.schema import KEY
 from selavpr_peft.errors import PlaceDatabaseError
 from selavpr_peft.files import crc32_of, write_atomically
 from selavpr_peft.matching import database_form, grid_within
@@ -32,6 +30,7 @@ from selavpr_peft.retrieval.manifest import (
     read_manifest,
     write_manifest,
 )
+from selavpr_peft.retrieval.place_source import PlaceSource
 from selavpr_peft.retrieval.sharded_array import ShardedArray
 
 ARRAYS = DESCRIPTORS, LOCAL_FEATURES, ROWS = "descriptors", "local_features", "rows"
@@ -42,7 +41,7 @@ STEP_IMAGES = 64
 
 def build_database(
     model: PeftModel,
-    table: Dataset,
+    source: PlaceSource,
     folder: Path,
     *,
     local_dtype: str,
@@ -54,7 +53,7 @@ def build_database(
 
     Args:
         model: A model with a SelaVPR adapter, in evaluation mode.
-        table: The places.
+        source: The places.
         folder: Where to write.
         local_dtype: Form of the local features.
         keep_locations: Local features kept of every image, at most; None for all.
@@ -68,14 +67,14 @@ def build_database(
         "schema_version": SCHEMA_VERSION,
         "local_dtype": local_dtype,
         "kept_locations": _describe_kept(model, keep_locations),
-        "places": digest_of(table),
+        "places": source.digest,
         "is_complete": False,
     }
     with locked(folder):
         if _begin(folder, manifest):
             return
-        kept, unreadable = describe_steps(model, table, folder, manifest, options)
-        finish_database(folder, with_paths(kept), manifest | {"unreadable_images": unreadable}, index_kind)
+        kept, unreadable = describe_steps(model, source, folder, manifest, options)
+        finish_database(folder, kept, manifest | {"unreadable_images": unreadable}, index_kind)
 
 
 def finish_database(folder: Path, places: pa.Table, manifest: dict[str, Any], index_kind: str | None) -> None:
@@ -139,18 +138,6 @@ def _describe_kept(model: PeftModel, keep_locations: int | None) -> dict[str, li
     return {"map_size": list(map_size), "grid": list(grid_within(map_size, keep_locations))}
 
 
-def digest_of(table: Dataset) -> str:
-    """Identify places by their keys, so that what was begun with them is not continued with others.
-
-    Args:
-        table: The places.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    for key in table[KEY][:]:
-        digest.update(f"{key}\n".encode())
-    return digest.hexdigest()
-
-
 def _begin(folder: Path, manifest: dict[str, Any]) -> bool:
     """Start a database, or check that the one there is the same; True if it is complete already."""
     if not (folder / MANIFEST).is_file():
@@ -172,19 +159,19 @@ def _begin(folder: Path, manifest: dict[str, Any]) -> bool:
 
 def describe_steps(
     model: PeftModel,
-    table: Dataset,
+    source: PlaceSource,
     folder: Path,
     manifest: dict[str, Any],
     options: dict[str, Any],
     *,
     num_places: int = 0,
     verb: str = "building",
-) -> tuple[Dataset, list[str]]:
+) -> tuple[pa.Table, list[str]]:
     """Describe what has not been described yet, behind the places that a database has.
 
     Args:
         model: A model with a SelaVPR adapter, in evaluation mode.
-        table: The places.
+        source: The places.
         folder: The database.
         manifest: Its manifest, for the form of the local features.
         options: Further arguments of `encode_places`.
@@ -192,10 +179,10 @@ def describe_steps(
         verb: What the progress bar says.
 
     Returns:
-        The places that could be read, and the keys of those that could not.
+        The places that could be read, as a database keeps them, and the keys of those that could not.
 
     Raises:
-        PlaceDatabaseError: If none can be read.
+        PlaceDatabaseError: If none can be read, or there are fewer than were described before.
     """
     rows, descriptors, features = (ShardedArray(folder / name) for name in (ROWS, DESCRIPTORS, LOCAL_FEATURES))
     done = rows.num_shards - ShardedArray(folder / ROWS, num_places).num_shards  # rows are written last in a step
@@ -203,20 +190,29 @@ def describe_steps(
     descriptors.truncate(kept)
     features.truncate(kept)
     preprocessing = Preprocessing.of(model.active_peft_config)
-    starts = range(done * STEP_IMAGES, len(table), STEP_IMAGES)
-    progress = tqdm(starts, desc=verb, unit=f"{STEP_IMAGES} images", initial=done, total=done + len(starts))
-    with packed_weights(model):  # once for all steps
-        for start in progress:
-            part = table.select(range(start, min(start + STEP_IMAGES, len(table))))
-            batches = [batch for batch in encode_places(model, part, preprocessing, **options) if batch.rows]
-            if batches:
-                descriptors.append(np.concatenate([batch.global_descriptors.numpy() for batch in batches]))
-                _append_local_features(features, batches, manifest)
-            rows.append(np.array([start + row for batch in batches for row in batch.rows], dtype=np.int64))
+    num_parts = None if source.num_places is None else -(-source.num_places // STEP_IMAGES)
+    progress = tqdm(desc=verb, unit=f"{STEP_IMAGES} images", initial=done, total=num_parts)
+    start = 0
+    with packed_weights(model), progress:  # once for all steps
+        for number, part in enumerate(source.parts(STEP_IMAGES)):
+            if number >= done:
+                batches = [batch for batch in encode_places(model, part, preprocessing, **options) if batch.rows]
+                if batches:
+                    descriptors.append(np.concatenate([batch.global_descriptors.numpy() for batch in batches]))
+                    _append_local_features(features, batches, manifest)
+                rows.append(np.array([start + row for batch in batches for row in batch.rows], dtype=np.int64))
+                progress.update()
+            start += len(part)
     if len(rows) == num_places:
-        raise PlaceDatabaseError(f"None of the {len(table)} images can be read; see the messages above.")
+        raise PlaceDatabaseError(f"None of the {start} images can be read; see the messages above.")
     readable = rows.read(np.arange(num_places, len(rows)))
-    return table.select(readable), table.select(np.setdiff1d(np.arange(len(table)), readable))[KEY][:]
+    if readable[-1] >= start:
+        raise PlaceDatabaseError(
+            f"{folder} was begun with more than the {start} places that there are now; delete it, or give those again."
+        )
+    places = source.table()
+    unreadable = places[KEY].take(np.setdiff1d(np.arange(start), readable)).to_pylist()
+    return places.take(readable), unreadable
 
 
 def _append_local_features(features: ShardedArray, batches: list[EncodedBatch], manifest: dict[str, Any]) -> None:
@@ -224,16 +220,3 @@ def _append_local_features(features: ShardedArray, batches: list[EncodedBatch], 
     forms = [database_form(some, manifest["local_dtype"], kept_grid(manifest)) for some in maps]
     if forms:
         features.append(torch.cat(forms).numpy())
-
-
-def with_paths(table: Dataset) -> pa.Table:
-    """Give places as a database keeps them: every picture is replaced by its path.
-
-    Args:
-        table: The places.
-    """
-    stored = undecoded(table.select_columns(IMAGE)).with_format("arrow")
-    # part by part, and the paths alone: the table may hold all pictures
-    paths = [path for part in stored.iter(1000) for path in compute.struct_field(part[IMAGE], "path").to_pylist()]
-    places = table.remove_columns(IMAGE).with_format("arrow")[:]
-    return places.append_column(IMAGE, pa.array(paths, pa.string()))

@@ -70,19 +70,19 @@ def choose_kind(num_rows: int, num_channels: int, memory_bytes: int | None = Non
     return next(kind for kind in kinds if num_rows * bytes_per_row[kind] <= budget)
 
 
-def check_kind(kind: str, num_rows: int) -> None:
+def check_kind(kind: str, num_rows: int | None) -> None:
     """Raise if there is no such kind of index, or it cannot be built of so few rows.
 
     Args:
         kind: What it was called.
-        num_rows: Rows to be indexed.
+        num_rows: Rows to be indexed; None where this is not known yet.
 
     Raises:
         ValueError: Naming KINDS, or the rows that are needed.
     """
     if kind not in KINDS:
         raise ValueError(f"The kind of index must be one of {', '.join(map(repr, KINDS))}, got {kind!r}.")
-    if num_rows < (least := least_rows(kind)):
+    if num_rows is not None and num_rows < (least := least_rows(kind)):
         raise ValueError(f"An index of kind {kind!r} needs {least} rows or more, got {num_rows}; use {FLAT!r}.")
 
 

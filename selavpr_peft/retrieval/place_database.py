@@ -36,6 +36,7 @@ from selavpr_peft.retrieval.calibration import FORM_OF_DATABASE
 from selavpr_peft.retrieval.index_kinds import check_kind
 from selavpr_peft.retrieval.manifest import describe_settings, kept_grid, locked, read_manifest, write_manifest
 from selavpr_peft.retrieval.opening import read_tables
+from selavpr_peft.retrieval.place_source import place_source
 from selavpr_peft.retrieval.publishing import fetch_database, push_database
 from selavpr_peft.retrieval.sharded_array import ShardedArray
 
@@ -152,7 +153,8 @@ class PlaceDatabase:
         Args:
             model: A model with a SelaVPR adapter, in evaluation mode.
             places: Anything `load_places` takes or gives; its database images. Photographs alone may be a dataset,
-                too: one of nothing but `image` and, if they have names, `key`.
+                too: one of nothing but `image` and, if they have names, `key`. A streaming dataset is read once, and
+                from its beginning again after an interruption; what was described before is not described again.
             folder: Where to write.
             local_dtype: Form of the local features, one of STORED_DTYPES.
             keep_locations: Local features kept of every image, at most, at the points of a grid; None for all.
@@ -169,15 +171,13 @@ class PlaceDatabase:
             OSError: If the disk is full; the build goes on from there when it is run again.
         """
         check_stored_dtype(local_dtype)
-        table = load_database(places)
-        if not len(table):
-            raise ValueError("A place database needs at least one image, got none.")
+        source = place_source(places)
         if index_kind is not None:
-            check_kind(index_kind, len(table))
+            check_kind(index_kind, source.num_places)
         options = {"batch_size": batch_size, "num_workers": num_workers, "is_strict": is_strict}
         building.build_database(
             model,
-            table,
+            source,
             Path(folder),
             local_dtype=local_dtype,
             keep_locations=keep_locations,
