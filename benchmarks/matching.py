@@ -39,6 +39,8 @@ from selavpr_peft.matching.phases import STRIDE
 from selavpr_peft.matching.two_pass import NUM_EXACT
 
 GRID, CHANNELS = 61, 128
+NEAR = 1e-6
+"""Two similarities that differ by less may change places where sums are rounded in another order."""
 DTYPES = ("float32", "bfloat16", "int8", "binary")
 PHASES = "float32 within phases"
 TWO_PASSES = ("int8, then float32 on ten", f"{PHASES}, then on ten")
@@ -138,6 +140,19 @@ def counts_differ(num_candidates: int) -> dict[str, dict[str, Any]]:
     return found
 
 
+def num_near_ties(num_candidates: int) -> int:
+    """Count the locations, of both sides of all pairs, whose two best similarities differ by less than NEAR."""
+    query, candidates = features(num_candidates)
+    locations = query.flatten(0, 1)
+    number = 0
+    for candidate in candidates:
+        similarity = candidate.flatten(0, 1) @ locations.T
+        for axis in (0, 1):
+            best, second = similarity.topk(2, dim=axis).values.unbind(axis)
+            number += int((best - second < NEAR).sum())
+    return number
+
+
 def main() -> None:
     """Measure all paths, print a table and write it down."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -155,6 +170,7 @@ def main() -> None:
         "map": [GRID, GRID, CHANNELS],
         "matrix_rate_gflops": {dtype: rate / 1e9 for dtype, rate in rates.items()},
         "fastest_local_dtype": fastest_local_dtype(),
+        "near_ties": {"below": NEAR, "locations": num_near_ties(arguments.candidates)},
         "paths": {},
     }
     print(f"{'':<28}{'ms/candidate':>14}{'ratio':>8}{'extra MB':>10}{'of rate':>9}  counts")

@@ -6,6 +6,7 @@ A document says `<!-- table: NAME -->`, and everything from there to `<!-- end -
 """
 
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -88,7 +89,12 @@ def matching(report: Report) -> str:
     ]
     header = ["path", "per candidate", "faster", "extra memory", "of the matrix rate", "counts"]
     rates = ", ".join(f"{rate:.0f} G/s in {dtype}" for dtype, rate in report["matrix_rate_gflops"].items())
-    return _table(header, rows) + f"\nMatrix rate: {rates}. {_where(report)}\n"
+    ties, locations = report["near_ties"], 2 * report["candidates"] * math.prod(report["map"][:2])
+    near = (
+        f"Of {locations:,} locations, {ties['locations']:,} have two best similarities that differ by less than"
+        f" {ties['below']:.0e}, where another order of summation may give another count."
+    )
+    return _table(header, rows) + f"\n{near} Matrix rate: {rates}. {_where(report)}\n"
 
 
 def ablation(report: Report) -> str:
