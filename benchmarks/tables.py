@@ -79,7 +79,7 @@ def matching(report: Report) -> str:
     rows = [
         [
             path,
-            f"{row['milliseconds_per_candidate']:.1f} ms",
+            "{1:.1f} ms ({0:.1f}-{2:.1f})".format(*row["quartiles_ms"]),
             f"{row['ratio_to_plain']:.2f} x",
             f"{row['extra_bytes'] / 1e6:.0f} MB",
             f"{100 * row['share_of_matrix_rate']:.0f} %",
@@ -87,7 +87,7 @@ def matching(report: Report) -> str:
         ]
         for path, row in report["paths"].items()
     ]
-    header = ["path", "per candidate", "faster", "extra memory", "of the matrix rate", "counts"]
+    header = ["path", "per candidate (quartiles)", "faster", "extra memory", "of the matrix rate", "counts"]
     rates = ", ".join(f"{rate:.0f} G/s in {dtype}" for dtype, rate in report["matrix_rate_gflops"].items())
     ties, locations = report["near_ties"], 2 * report["candidates"] * math.prod(report["map"][:2])
     near = (
