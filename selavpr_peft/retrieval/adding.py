@@ -25,11 +25,12 @@ from selavpr_peft.retrieval.building import (
     DESCRIPTORS,
     ROWS,
     describe_steps,
+    refuse_taken_keys,
     write_places,
 )
 from selavpr_peft.retrieval.descriptor_index import DescriptorIndex
 from selavpr_peft.retrieval.manifest import write_manifest
-from selavpr_peft.retrieval.place_source import PlaceTable
+from selavpr_peft.retrieval.place_source import PlaceSource
 from selavpr_peft.retrieval.sharded_array import ShardedArray
 
 BEGUN = "adding.json"
@@ -38,7 +39,7 @@ IS_TABLE_OR_INDEX = re.compile(r"places(-\d+)?\.parquet|index(-\d+)?\.(faiss|jso
 
 def add_places(
     model: PeftModel,
-    table: Dataset,
+    source: PlaceSource,
     folder: Path,
     manifest: dict[str, Any],
     places: Dataset,
@@ -50,7 +51,7 @@ def add_places(
 
     Args:
         model: The model that the database was built with.
-        table: The further places.
+        source: The further places.
         folder: The database; the caller keeps other writers out.
         manifest: Its manifest.
         places: Its table.
@@ -61,13 +62,13 @@ def add_places(
         PlaceDatabaseError: If one of them is there already, none can be read, or other places were being added.
         DatasetFormatError: If their columns do not fit.
     """
-    source = PlaceTable(table)
     begun, adding = _read_begun(folder), {"places": source.digest, "num_places": len(places)}
     if begun is not None and begun["places"] == adding["places"] and _are_there(begun, is_live):
         _clean_up(folder, manifest)  # all that was left to do
         return
-    _check_keys(folder, table, places.select(np.flatnonzero(is_live)))
-    append_places(places, table.remove_columns(IMAGE))  # refuses what does not fit before anything is described
+    taken_keys = set(places.select(np.flatnonzero(is_live))[KEY][:])
+    refuse_taken_keys(folder, source.first, taken_keys)
+    append_places(places, source.first.remove_columns(IMAGE))  # refuses what does not fit before anything is described
     if begun is None or not _has_described(folder, manifest):
         _begin(folder, manifest, adding)
     elif begun != adding:
@@ -75,23 +76,14 @@ def add_places(
             f"{folder} has begun to take other places; add those again to finish, or delete {folder / BEGUN} to give"
             " them up."
         )
-    kept, unreadable = describe_steps(model, source, folder, manifest, options, num_places=len(places), verb="adding")
-    tried_again = set(table[KEY][:])
+    kept, unreadable = describe_steps(
+        model, source, folder, manifest, options, num_places=len(places), taken_keys=taken_keys, verb="adding"
+    )
+    tried_again = {*kept[KEY].to_pylist(), *unreadable}
     others = [key for key in manifest["unreadable_images"] if key not in tried_again]
     manifest = manifest | {"unreadable_images": others + unreadable}
     manifest = _finish(folder, manifest, append_places(places, Dataset(kept)))
     _clean_up(folder, manifest)
-
-
-def _check_keys(folder: Path, table: Dataset, places: Dataset) -> None:
-    """Raise if a place is there already."""
-    there = set(places[KEY][:])
-    repeated = [key for key in table[KEY][:] if key in there]
-    if repeated:
-        raise PlaceDatabaseError(
-            f"{folder} has a place {repeated[0]!r} already ({len(repeated)} of the {len(table)} keys are there); give"
-            " other keys, leave those places out, or remove the old ones first."
-        )
 
 
 def _read_begun(folder: Path) -> dict[str, Any] | None:

@@ -1,11 +1,13 @@
 """Build a place database step by step, so that an interrupted build goes on after its last complete step."""
 
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
+from datasets import Dataset
 from peft import PeftModel
 from pyarrow import parquet
 from tqdm.auto import tqdm
@@ -165,6 +167,7 @@ def describe_steps(
     options: dict[str, Any],
     *,
     num_places: int = 0,
+    taken_keys: Set[str] = frozenset(),
     verb: str = "building",
 ) -> tuple[pa.Table, list[str]]:
     """Describe what has not been described yet, behind the places that a database has.
@@ -176,13 +179,14 @@ def describe_steps(
         manifest: Its manifest, for the form of the local features.
         options: Further arguments of `encode_places`.
         num_places: Places that the database had before these.
+        taken_keys: Keys of those of them that were not removed.
         verb: What the progress bar says.
 
     Returns:
         The places that could be read, as a database keeps them, and the keys of those that could not.
 
     Raises:
-        PlaceDatabaseError: If none can be read, or there are fewer than were described before.
+        PlaceDatabaseError: If one has a taken key, none can be read, or there are fewer than were described before.
     """
     rows, descriptors, features = (ShardedArray(folder / name) for name in (ROWS, DESCRIPTORS, LOCAL_FEATURES))
     done = rows.num_shards - ShardedArray(folder / ROWS, num_places).num_shards  # rows are written last in a step
@@ -195,6 +199,7 @@ def describe_steps(
     start = 0
     with packed_weights(model), progress:  # once for all steps
         for number, part in enumerate(source.parts(STEP_IMAGES)):
+            refuse_taken_keys(folder, part, taken_keys)
             if number >= done:
                 batches = [batch for batch in encode_places(model, part, preprocessing, **options) if batch.rows]
                 if batches:
@@ -213,6 +218,25 @@ def describe_steps(
     places = source.table()
     unreadable = places[KEY].take(np.setdiff1d(np.arange(start), readable)).to_pylist()
     return places.take(readable), unreadable
+
+
+def refuse_taken_keys(folder: Path, places: Dataset, taken_keys: Set[str]) -> None:
+    """Raise if a place is in a database already.
+
+    Args:
+        folder: The database.
+        places: Table of other places.
+        taken_keys: Keys of the places it has.
+
+    Raises:
+        PlaceDatabaseError: Naming the first of them.
+    """
+    repeated = [key for key in places[KEY][:] if key in taken_keys]
+    if repeated:
+        raise PlaceDatabaseError(
+            f"{folder} has a place {repeated[0]!r} already ({len(repeated)} of the {len(places)} keys are there); give"
+            " other keys, leave those places out, or remove the old ones first."
+        )
 
 
 def _append_local_features(features: ShardedArray, batches: list[EncodedBatch], manifest: dict[str, Any]) -> None:

@@ -23,7 +23,6 @@ from jaxtyping import Float, Int, Num
 from peft import PeftModel
 from torch import Tensor
 
-from selavpr_peft.data.loading import load_database
 from selavpr_peft.data.schema import KEY
 from selavpr_peft.errors import PlaceDatabaseError
 from selavpr_peft.files import folder_written_at_once
@@ -254,8 +253,7 @@ class PlaceDatabase:
 
         Args:
             model: The model that the database was built with, in evaluation mode.
-            places: Anything `load_places` takes or gives; its database images. Photographs alone may be a dataset,
-                too: one of nothing but `image` and, if they have names, `key`.
+            places: Anything `build` takes, streaming datasets included.
             batch_size: Images per forward pass.
             num_workers: Processes that decode images.
             is_strict: Raise at an unreadable image instead of leaving it out.
@@ -270,14 +268,12 @@ class PlaceDatabase:
             OSError: If the disk is full; it goes on from there when it is run again.
         """
         self.check_model(model)
-        table = load_database(places)
-        if not len(table):
-            raise ValueError("At least one place must be added, got none.")
+        source = place_source(places)
         options = {"batch_size": batch_size, "num_workers": num_workers, "is_strict": is_strict}
         with locked(self.folder):
             self.refresh()
             add_places(
-                model, table, self.folder, self.manifest, self.places, is_live=self.index.is_live, options=options
+                model, source, self.folder, self.manifest, self.places, is_live=self.index.is_live, options=options
             )
         self.refresh()
 

@@ -1,4 +1,4 @@
-"""Where a build takes its places from: a table, or a stream that is read once and never held as a whole."""
+"""Where a place database takes its places from: a table, or a stream that is read once and never held as a whole."""
 
 import hashlib
 from collections.abc import Iterator
@@ -12,6 +12,8 @@ from selavpr_peft.data.loading import DATABASE, load_database
 from selavpr_peft.data.schema import IMAGE, KEY, undecoded
 from selavpr_peft.errors import DatasetFormatError
 
+NO_PLACE = "At least one image is needed, got none."
+
 
 class PlaceTable:
     """Places of a table.
@@ -22,11 +24,12 @@ class PlaceTable:
     Attributes:
         digest: Identifies them, so that what was begun with them is not continued with others.
         num_places: How many there are.
+        first: All of them.
     """
 
     def __init__(self, places: Dataset) -> None:
         """Identify them by their keys."""
-        self._places = places
+        self._places = self.first = places
         self.digest = digest_of(places)
         self.num_places: int | None = len(places)
 
@@ -54,6 +57,7 @@ class PlaceStream:
     Attributes:
         digest: Identifies the first of them.
         num_places: None: it is not known before all were read.
+        first: Its first places.
 
     Raises:
         ValueError: If it is empty.
@@ -69,7 +73,8 @@ class PlaceStream:
         self._tables: list[pa.Table] = []
         first = next(self.parts(self.FIRST), None)
         if first is None:
-            raise ValueError("A place database needs at least one image, got none.")
+            raise ValueError(NO_PLACE)
+        self.first = first
         self.digest = digest_of(first)
         self.num_places: int | None = None
 
@@ -120,7 +125,7 @@ def place_source(places: Any) -> PlaceSource:
         return PlaceStream(places)
     table = load_database(places)
     if not len(table):
-        raise ValueError("A place database needs at least one image, got none.")
+        raise ValueError(NO_PLACE)
     return PlaceTable(table)
 
 

@@ -112,6 +112,11 @@ class TestOutcome:
         assert database.places[:] == PlaceDatabase.build(model, places, tmp_path / "whole").places[:]
         assert keys_found(model, database, places[9]["image"]) == set(places["key"])
 
+    def test_places_of_a_stream_are_added(self, model, new, database, tmp_path):
+        PlaceDatabase.open(shutil.copytree(database.folder, tmp_path / "table")).add(model, new)
+        database.add(model, new.to_iterable_dataset())
+        assert files(database.folder) == files(tmp_path / "table")
+
     def test_a_model_without_local_head_adds_to_a_database_for_retrieval_alone(self, old, new, tmp_path):
         model = make_model(use_local_head=False)
         database = PlaceDatabase.build(model, old, tmp_path / "db")
@@ -376,6 +381,16 @@ class TestRefusals:
             database.add(model, places.select(rows))
         assert (described_keys, content(database.folder)) == ([], before)
 
+    def test_a_stream_is_refused_where_it_comes_to_a_key_that_is_there(
+        self, model, places, new, database, described_keys, monkeypatch
+    ):
+        monkeypatch.setattr("selavpr_peft.retrieval.place_source.PlaceStream.FIRST", 1)
+        with pytest.raises(PlaceDatabaseError, match=r"has a place 'place 2' already \(1 of the 1 keys"):
+            database.add(model, places.select([6, 7, 8, 2]).to_iterable_dataset())
+        assert len(PlaceDatabase.open(database.folder)) == 6
+        database.add(model, new.to_iterable_dataset())  # begins as that one did
+        assert (len(database), described_keys) == (10, ["place 6", "place 7", "place 8", "place 9"])
+
     def test_places_that_were_added_are_there(self, model, new, database):
         database.add(model, new)
         with pytest.raises(PlaceDatabaseError, match="has a place 'place 6' already"):
@@ -390,7 +405,7 @@ class TestRefusals:
             database.add(make_model(**settings), new)
 
     def test_no_place_is_refused(self, model, new, database):
-        with pytest.raises(ValueError, match="At least one place must be added, got none"):
+        with pytest.raises(ValueError, match="At least one image is needed, got none"):
             database.add(model, new.select([]))
 
     def test_a_key_that_stands_twice_is_refused(self, model, new, database):

@@ -86,7 +86,7 @@ class TestBuild:
             PlaceDatabase.build(model, places, tmp_path / "db")
 
     def test_an_empty_table_is_refused(self, model, places, tmp_path):
-        with pytest.raises(ValueError, match="at least one image, got none"):
+        with pytest.raises(ValueError, match="At least one image is needed, got none"):
             PlaceDatabase.build(model, places.select([]), tmp_path / "db")
         assert not (tmp_path / "db").exists()
 

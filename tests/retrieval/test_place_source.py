@@ -1,4 +1,4 @@
-"""Where a build takes its places from: tables, and streams that are read once."""
+"""Where a place database takes its places from: tables, and streams that are read once."""
 
 import tracemalloc
 
@@ -125,7 +125,7 @@ class TestStream:
         again = Dataset.from_dict(places[:] | {"key": [f"place {row % 6}" for row in range(10)]}).to_iterable_dataset()
         with pytest.raises(DatasetFormatError, match="must name every image once, got"):
             PlaceDatabase.build(model, again, tmp_path / "db")
-        with pytest.raises(ValueError, match="needs at least one image, got none"):
+        with pytest.raises(ValueError, match="At least one image is needed, got none"):
             PlaceDatabase.build(model, stream.take(0), tmp_path / "db")
         with pytest.raises(DatasetFormatError, match="must have a column 'image'"):
             PlaceDatabase.build(model, stream.remove_columns("image"), tmp_path / "db")
