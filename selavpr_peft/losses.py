@@ -104,25 +104,14 @@ class SelaLoss(nn.Module):
         if any(is_missing) and not all(is_missing):
             raise ValueError("query_local, positive_local and negative_local must be given together, or none of them.")
         with torch.autocast(query_global.device.type, enabled=False):  # matching must be exact
-            return self._in_full_precision(
-                query_global, positive_global, negative_global, query_local, positive_local, negative_local
+            global_loss = self._reduce(
+                triplet_loss(query_global, positive_global, negative_global, self.global_margin)
             )
-
-    def _in_full_precision(
-        self,
-        query_global: Tensor,
-        positive_global: Tensor,
-        negative_global: Tensor,
-        query_local: Tensor | None,
-        positive_local: Tensor | None,
-        negative_local: Tensor | None,
-    ) -> SelaLossOutput:
-        global_loss = self._reduce(triplet_loss(query_global, positive_global, negative_global, self.global_margin))
-        if query_local is None or positive_local is None or negative_local is None:
-            return SelaLossOutput(loss=global_loss, global_loss=global_loss, local_loss=torch.zeros_like(global_loss))
-        local_loss = self._reduce(
-            mutual_neighbour_loss(query_local, positive_local, negative_local, self.local_margin)
-        )
+            local_loss = torch.zeros_like(global_loss)
+            if query_local is not None and positive_local is not None and negative_local is not None:
+                local_loss = self._reduce(
+                    mutual_neighbour_loss(query_local, positive_local, negative_local, self.local_margin)
+                )
         total = global_loss + self.local_weight * local_loss
         return SelaLossOutput(loss=total, global_loss=global_loss, local_loss=local_loss)
 
