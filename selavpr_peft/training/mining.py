@@ -14,7 +14,7 @@ Unlike the official code, queries without a positive are left out together with 
 positives can become negatives), and only global descriptors are made.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,8 +24,6 @@ from selavpr_peft.data.schema import KEY
 from selavpr_peft.training.places import TrainingPlaces
 
 MODES = ("partial", "full", "random", "weighted")
-NOTE = "note"
-"""Column with what is known of a view, for example "night_sideways"; MSLS has it in its file names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,37 +79,6 @@ class NegativeCache:
 
 Similarity = Callable[[int, Int[np.ndarray, " R"]], Float[np.ndarray, " R"]]
 """Gives the similarity of a query with database rows; NaN for an image that could not be read."""
-
-
-def msls_weights(notes: Sequence[str]) -> Float[np.ndarray, " Q"]:
-    """Weigh queries so that night and sideways views are drawn more often (MSLS supplementary; datasets_ws.py).
-
-    Every query weighs 1; night queries share as much again as all queries together, and so do sideways ones.
-
-    Args:
-        notes: Note of every query, for example "night_sideways" or "day_forward", as in MSLS file names.
-
-    Returns:
-        Weights relative to one another: 1, plus Q / (night queries) at night, plus Q / (sideways queries) sideways.
-
-    Raises:
-        ValueError: If there are no night or no sideways queries.
-
-    Example:
-        >>> msls_weights(["day_forward", "night_forward", "day_sideways", "day_forward"]).tolist()
-        [1.0, 5.0, 5.0, 1.0]
-    """
-    words = [(note or "").split("_") for note in notes]
-    weights = np.ones(len(words))
-    for name, position in (("night", 0), ("sideways", 1)):
-        has_word = np.array([word[position : position + 1] == [name] for word in words], dtype=bool)
-        if not has_word.any():
-            raise ValueError(
-                f"None of the {len(words)} queries is noted as {name}, which the weights of MSLS need; expected notes"
-                ' like "night_sideways" or "day_forward". For other data pass query_weights.'
-            )
-        weights[has_word] += len(words) / has_word.sum()
-    return weights
 
 
 def round_size(places: TrainingPlaces, settings: MiningSettings) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 from huggingface_hub import HfApi
 from peft import PeftModel
 from torch import Tensor
@@ -40,17 +40,16 @@ from selavpr_peft.training.augmentation import Augmentation
 from selavpr_peft.training.facts import PlaceNames, evaluation_protocol, reports_of_weights, training_facts
 from selavpr_peft.training.images import TripletDataset, collate_triplets
 from selavpr_peft.training.mining import (
-    NOTE,
     MiningSettings,
     NegativeCache,
     check_minable,
     choose_triplets,
-    msls_weights,
     plan_round,
     round_size,
 )
 from selavpr_peft.training.mining_pass import describe_round, evaluation_mode
 from selavpr_peft.training.places import training_places
+from selavpr_peft.training.query_weights import weigh_queries
 from selavpr_peft.training.sampler import MinedBatchSampler
 
 logger = logging.getLogger(__name__)
@@ -123,7 +122,7 @@ class SelaTrainer(Trainer):
             queries_per_round=args.queries_per_round,
             num_negatives=args.num_negatives,
             negative_pool=args.negative_pool,
-            query_weights=self._weights(query_weights, splits[QUERIES], args.mining),
+            query_weights=weigh_queries(args.mining, query_weights, splits[QUERIES], self.places),
         )
         check_minable(self.places, self.mining)
         self.preprocessing = Preprocessing.of(config)
@@ -144,21 +143,6 @@ class SelaTrainer(Trainer):
         if args.patience and self.eval_splits is not None and args.eval_strategy != "no":
             self.add_callback(EarlyStoppingCallback(args.patience))
         self._check_round()
-
-    def _weights(self, given: np.ndarray | None, queries: Dataset, mode: str) -> np.ndarray | None:
-        """Weigh the queries that are trained: as given for all queries, or by the rule of MSLS."""
-        if given is None:
-            if mode != "weighted":
-                return None
-            if NOTE not in queries.column_names:
-                raise ValueError(
-                    f"mining='weighted' needs query_weights, or queries with a column {NOTE!r} as MSLS has; got"
-                    f" {queries.column_names}."
-                )
-            return msls_weights(self.places.queries[NOTE][:])
-        if len(given) != len(queries):
-            raise ValueError(f"query_weights must be {len(queries)} numbers, one per query, got {len(given)}.")
-        return np.asarray(given, dtype=np.float64)[self.places.query_rows]
 
     def _check_round(self) -> None:
         batch_size = self.args.per_device_train_batch_size
@@ -311,7 +295,7 @@ class SelaTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def _recalls(self, splits: DatasetDict, prefix: str) -> dict[str, float]:
+    def _recalls(self, splits: dict[str, Dataset], prefix: str) -> dict[str, float]:
         model = self.accelerator.unwrap_model(self.model)
         start = time.time()
         with self.compute_loss_context_manager(), evaluation_mode(model):
@@ -537,7 +521,7 @@ def _check_trainable(model: PeftModel) -> None:
         raise ValueError("The adapter has no trainable parameters; load it with is_trainable=True.")
 
 
-def _eval_radius(args: SelaTrainingArguments, splits: DatasetDict) -> float:
+def _eval_radius(args: SelaTrainingArguments, splits: dict[str, Dataset]) -> float:
     unit = radius_unit(splits[DATABASE])
     return _radius("eval_positive_radius", args.eval_positive_radius, OFFICIAL_EVAL_RADIUS_M, unit)
 
