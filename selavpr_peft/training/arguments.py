@@ -6,9 +6,7 @@ from typing import Any
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
-OFFICIAL_POSITIVE_RADIUS_M = 10.0
-OFFICIAL_NEGATIVE_RADIUS_M = 25.0
-OFFICIAL_EVAL_RADIUS_M = 25.0
+OFFICIAL_RADII_M = {"positive_radius": 10.0, "negative_radius": 25.0, "eval_positive_radius": 25.0}
 OFFICIAL_EPOCHS = 50
 
 
@@ -135,3 +133,23 @@ class SelaTrainingArguments(TrainingArguments):
     def rounds_per_evaluation(self) -> int:
         """Mining rounds of an official epoch."""
         return max(1, self.queries_per_epoch // self.queries_per_round)
+
+    def radius(self, name: str, unit: str) -> float:
+        """Give a radius; by default the official one, which holds for metres only.
+
+        Args:
+            name: "positive_radius", "negative_radius" or "eval_positive_radius".
+            unit: Unit of the places, "m" or "frames".
+
+        Raises:
+            ValueError: If none was set and places have frame numbers.
+        """
+        value = getattr(self, name)
+        if value is not None:
+            return float(value)
+        if unit != "m":
+            raise ValueError(
+                f"{name} must be given for places with frame numbers: the official {OFFICIAL_RADII_M[name]:g} is in"
+                " metres."
+            )
+        return OFFICIAL_RADII_M[name]

@@ -30,12 +30,7 @@ from selavpr_peft.hub_access import HubAccess
 from selavpr_peft.losses import SelaLoss
 from selavpr_peft.modeling.preprocessing import Preprocessing
 from selavpr_peft.training import checkpoints
-from selavpr_peft.training.arguments import (
-    OFFICIAL_EVAL_RADIUS_M,
-    OFFICIAL_NEGATIVE_RADIUS_M,
-    OFFICIAL_POSITIVE_RADIUS_M,
-    SelaTrainingArguments,
-)
+from selavpr_peft.training.arguments import SelaTrainingArguments
 from selavpr_peft.training.augmentation import Augmentation
 from selavpr_peft.training.facts import PlaceNames, evaluation_protocol, reports_of_weights, training_facts
 from selavpr_peft.training.images import TripletDataset, collate_triplets
@@ -109,14 +104,14 @@ class SelaTrainer(Trainer):
         unit = radius_unit(splits[DATABASE])
         self.places = training_places(
             splits,
-            positive_radius=_radius("positive_radius", args.positive_radius, OFFICIAL_POSITIVE_RADIUS_M, unit),
-            negative_radius=_radius("negative_radius", args.negative_radius, OFFICIAL_NEGATIVE_RADIUS_M, unit),
+            positive_radius=args.radius("positive_radius", unit),
+            negative_radius=args.radius("negative_radius", unit),
         )
         self.eval_splits = None if eval_places is None else load_places(eval_places)
         self.place_names = PlaceNames.of(train_places, eval_places)
         self.reports: dict[str, dict[str, Any]] = {}
         if self.eval_splits is not None:
-            _eval_radius(args, self.eval_splits)
+            args.radius("eval_positive_radius", radius_unit(self.eval_splits[DATABASE]))  # fails now, not at the end
         self.mining = MiningSettings(
             mode=args.mining,
             queries_per_round=args.queries_per_round,
@@ -297,6 +292,7 @@ class SelaTrainer(Trainer):
 
     def _recalls(self, splits: dict[str, Dataset], prefix: str) -> dict[str, float]:
         model = self.accelerator.unwrap_model(self.model)
+        radius = self.args.radius("eval_positive_radius", radius_unit(splits[DATABASE]))
         start = time.time()
         with self.compute_loss_context_manager(), evaluation_mode(model):
             result = evaluate_two_stage(
@@ -304,13 +300,12 @@ class SelaTrainer(Trainer):
                 splits[QUERIES],
                 splits[DATABASE],
                 self.preprocessing,
-                positive_radius=_eval_radius(self.args, splits),
+                positive_radius=radius,
                 rerank_num=self.args.rerank_num,
                 batch_size=self.args.per_device_eval_batch_size,
                 num_workers=self.args.dataloader_num_workers,
             )
         if splits is self.eval_splits:
-            radius = _eval_radius(self.args, splits)
             protocol = evaluation_protocol(
                 model, self.args, places=self.place_names.evaluation, positive_radius=radius
             )
@@ -519,19 +514,3 @@ def _as_triplets(of_images: Tensor, num_queries: int, num_images: int) -> tuple[
 def _check_trainable(model: PeftModel) -> None:
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("The adapter has no trainable parameters; load it with is_trainable=True.")
-
-
-def _eval_radius(args: SelaTrainingArguments, splits: dict[str, Dataset]) -> float:
-    unit = radius_unit(splits[DATABASE])
-    return _radius("eval_positive_radius", args.eval_positive_radius, OFFICIAL_EVAL_RADIUS_M, unit)
-
-
-def _radius(name: str, value: float | int | None, official_m: float, unit: str) -> float:
-    """Take the official radius where none is given; it holds for metres only."""
-    if value is not None:
-        return float(value)
-    if unit != "m":
-        raise ValueError(
-            f"{name} must be given for places with frame numbers: the official {official_m:g} is in metres."
-        )
-    return official_m

@@ -6,11 +6,6 @@ import pytest
 from transformers import HfArgumentParser, TrainingArguments
 
 from selavpr_peft.training import SelaTrainingArguments
-from selavpr_peft.training.arguments import (
-    OFFICIAL_EVAL_RADIUS_M,
-    OFFICIAL_NEGATIVE_RADIUS_M,
-    OFFICIAL_POSITIVE_RADIUS_M,
-)
 
 
 def make(tmp_path, **settings):
@@ -59,7 +54,8 @@ class TestOfficialPreset:
             "horizontal_flip": 0.0,
         }
         assert {name: getattr(found, name) for name in expected} == expected
-        assert (OFFICIAL_POSITIVE_RADIUS_M, OFFICIAL_NEGATIVE_RADIUS_M, OFFICIAL_EVAL_RADIUS_M) == (10, 25, 25)
+        assert [found.radius(name, "m") for name in ("positive_radius", "negative_radius")] == [10, 25]
+        assert found.radius("eval_positive_radius", "m") == 25
 
     def test_on_msls_an_official_epoch_is_thirty_rounds(self, tmp_path):
         found = make(tmp_path, queries_per_epoch=30000)
