@@ -14,9 +14,30 @@ import numpy as np
 
 from selavpr_peft.data.schema import KEY, positions
 from selavpr_peft.files import write_text_atomically
+from selavpr_peft.training.arguments import SelaTrainingArguments
 from selavpr_peft.training.places import TrainingPlaces
+from selavpr_peft.tuner.config import SelaConfig
 
 STATE_NAME = "mining_state.json"
+
+CONTINUED = (
+    *("seed", "positive_radius", "negative_radius", "mining", "queries_per_round", "num_negatives", "negative_pool"),
+    *("global_margin", "local_margin", "local_weight"),
+    *("colour_jitter", "perspective", "random_resized_crop", "horizontal_flip"),
+    *("learning_rate", "lr_scheduler_type", "optim", "weight_decay", "max_grad_norm", "bf16", "fp16"),
+    *("adam_beta1", "adam_beta2", "adam_epsilon"),
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "world_size"),
+)
+"""Settings that an interrupted run must be continued with; it may be made longer."""
+
+MAY_DIFFER = (
+    "base_model_name_or_path",
+    "backbone_fingerprint",
+    "inference_mode",
+    "auto_mapping",
+    "peft_version",
+)
+"""Fields of an adapter's settings that may differ when a run goes on."""
 
 
 def begin_checkpoint(folder: Path) -> None:
@@ -94,6 +115,21 @@ def delete_old_checkpoints(output_dir: Path, limit: int | None, best: str | None
             continue
         begin_checkpoint(path)  # first, so that half a folder never looks complete
         shutil.rmtree(path, ignore_errors=True)
+
+
+def continued_settings(
+    args: SelaTrainingArguments, config: SelaConfig, query_weights: np.ndarray | None
+) -> dict[str, Any]:
+    """Collect the settings that must not change between an interruption and its continuation.
+
+    Args:
+        args: Settings of the run.
+        config: Settings of the adapter.
+        query_weights: How often each query is wanted, where queries are weighted.
+    """
+    adapter = {name: value for name, value in config.to_dict().items() if name not in MAY_DIFFER}
+    weights = None if query_weights is None else query_weights.tolist()
+    return {name: getattr(args, name) for name in CONTINUED} | {"adapter": adapter, "weights": weights}
 
 
 def fingerprint_of(places: TrainingPlaces, settings: dict[str, Any]) -> str:

@@ -49,16 +49,6 @@ from selavpr_peft.training.sampler import MinedBatchSampler
 
 logger = logging.getLogger(__name__)
 
-_FINGERPRINT = (
-    *("seed", "positive_radius", "negative_radius", "mining", "queries_per_round", "num_negatives", "negative_pool"),
-    *("global_margin", "local_margin", "local_weight"),
-    *("colour_jitter", "perspective", "random_resized_crop", "horizontal_flip"),
-    *("learning_rate", "lr_scheduler_type", "optim", "weight_decay", "max_grad_norm", "bf16", "fp16"),
-    *("adam_beta1", "adam_beta2", "adam_epsilon"),
-    *("per_device_train_batch_size", "gradient_accumulation_steps", "world_size"),
-)
-"""Settings that an interrupted run must be continued with; it may be made longer."""
-
 
 class SelaTrainer(Trainer):
     """Train the active adapter of a SelaVPR model on mined triplets.
@@ -465,19 +455,8 @@ class SelaTrainer(Trainer):
         self.sampler.load_state_dict(state["sampler"])
 
     def _fingerprint(self) -> str:
-        """Identify what must not change between an interruption and its continuation."""
-        adapter = self.accelerator.unwrap_model(self.model).active_peft_config.to_dict()
-        for name in (
-            "base_model_name_or_path",
-            "backbone_fingerprint",
-            "inference_mode",
-            "auto_mapping",
-            "peft_version",
-        ):
-            adapter.pop(name, None)
-        weights = self.mining.query_weights
-        settings = {name: getattr(self.args, name) for name in _FINGERPRINT}
-        settings |= {"adapter": adapter, "weights": None if weights is None else weights.tolist()}
+        config = self.accelerator.unwrap_model(self.model).active_peft_config
+        settings = checkpoints.continued_settings(self.args, config, self.mining.query_weights)
         return checkpoints.fingerprint_of(self.places, settings)
 
 
