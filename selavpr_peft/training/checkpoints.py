@@ -40,7 +40,7 @@ MAY_DIFFER = (
 """Fields of an adapter's settings that may differ when a run goes on."""
 
 
-def begin_checkpoint(folder: Path) -> None:
+def mark_incomplete(folder: Path) -> None:
     """Mark a checkpoint as incomplete before it is written, also where an older one of that name stands.
 
     Args:
@@ -113,7 +113,7 @@ def delete_old_checkpoints(output_dir: Path, limit: int | None, best: str | None
         if len(kept) < limit:
             kept.add(path)
             continue
-        begin_checkpoint(path)  # first, so that half a folder never looks complete
+        mark_incomplete(path)  # first, so that half a folder never looks complete
         shutil.rmtree(path, ignore_errors=True)
 
 

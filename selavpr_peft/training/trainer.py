@@ -434,7 +434,7 @@ class SelaTrainer(Trainer):
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             if self.args.should_save:
-                checkpoints.begin_checkpoint(folder)
+                checkpoints.mark_incomplete(folder)
             super()._save_checkpoint(*args, **kwargs)
         finally:
             self.args.save_total_limit = limit

@@ -37,9 +37,9 @@ class TestCompleteCheckpoints:
 
     def test_writing_over_a_complete_one_makes_it_incomplete_first(self, tmp_path):
         folder = make_checkpoint(tmp_path, 20)
-        checkpoints.begin_checkpoint(folder)
+        checkpoints.mark_incomplete(folder)
         assert steps(tmp_path) == []
-        checkpoints.begin_checkpoint(tmp_path / "checkpoint-40")  # nothing there yet
+        checkpoints.mark_incomplete(tmp_path / "checkpoint-40")  # nothing there yet
 
     def test_a_copy_under_another_name_is_none(self, tmp_path):
         make_checkpoint(tmp_path, 20)
