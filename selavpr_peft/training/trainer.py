@@ -15,7 +15,7 @@ from huggingface_hub import HfApi
 from peft import PeftModel
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerControl, TrainerState
+from transformers import EarlyStoppingCallback, Trainer, TrainerControl
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import HubStrategy, IntervalStrategy, speed_metrics
 
@@ -43,6 +43,7 @@ from selavpr_peft.training.mining import (
     round_size,
 )
 from selavpr_peft.training.mining_pass import describe_round, evaluation_mode
+from selavpr_peft.training.official_epochs import EvaluateAfterOfficialEpochs
 from selavpr_peft.training.places import training_places
 from selavpr_peft.training.query_weights import weigh_queries
 from selavpr_peft.training.sampler import MinedBatchSampler
@@ -124,7 +125,7 @@ class SelaTrainer(Trainer):
             **kwargs,
         )
         self.model_accepts_loss_kwargs = False  # the same, for transformers 4
-        self.add_callback(_EvaluateAfterOfficialEpochs)
+        self.add_callback(EvaluateAfterOfficialEpochs)
         if args.patience and self.eval_splits is not None and args.eval_strategy != "no":
             self.add_callback(EarlyStoppingCallback(args.patience))
         self._check_round()
@@ -458,29 +459,6 @@ class SelaTrainer(Trainer):
         config = self.accelerator.unwrap_model(self.model).active_peft_config
         settings = checkpoints.continued_settings(self.args, config, self.mining.query_weights)
         return checkpoints.fingerprint_of(self.places, settings)
-
-
-class _EvaluateAfterOfficialEpochs(TrainerCallback):
-    """With the strategy "epoch", evaluate and save after every `rounds_per_evaluation` rounds and at the end."""
-
-    def on_epoch_end(
-        self, args: SelaTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> TrainerControl:
-        """Take back what Trainer's default decided for the rounds in between.
-
-        Args:
-            args: Settings of the run.
-            state: Progress of the run.
-            control: What Trainer does next; changed.
-            **kwargs: Not used.
-        """
-        number = round(state.epoch or 0)
-        if number % args.rounds_per_evaluation and state.global_step < state.max_steps:
-            if args.eval_strategy == "epoch":
-                control.should_evaluate = False
-            if args.save_strategy == "epoch":
-                control.should_save = False
-        return control
 
 
 def _as_triplets(of_images: Tensor, num_queries: int, num_images: int) -> tuple[Tensor, Tensor, Tensor]:
