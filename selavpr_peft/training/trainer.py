@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -11,25 +10,21 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from datasets import Dataset
-from huggingface_hub import HfApi
 from peft import PeftModel
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, Trainer, TrainerControl
-from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_utils import HubStrategy, IntervalStrategy, speed_metrics
+from transformers import EarlyStoppingCallback, TrainerControl
+from transformers.trainer_utils import IntervalStrategy, speed_metrics
 
 from selavpr_peft.data.loading import DATABASE, QUERIES, load_places
 from selavpr_peft.data.schema import radius_unit
-from selavpr_peft.errors import HubError
 from selavpr_peft.evaluation.evaluator import evaluate_two_stage
 from selavpr_peft.evaluation.protocol import ADAPTER_DIGEST
-from selavpr_peft.hub.pushing import Publication, push_adapter
-from selavpr_peft.hub.saving import complete_folder, record_backbone
-from selavpr_peft.hub_access import HubAccess
+from selavpr_peft.hub.saving import record_backbone
 from selavpr_peft.losses import SelaLoss
 from selavpr_peft.modeling.preprocessing import Preprocessing
 from selavpr_peft.training import checkpoints
+from selavpr_peft.training.adapter_trainer import AdapterTrainer
 from selavpr_peft.training.arguments import SelaTrainingArguments
 from selavpr_peft.training.augmentation import Augmentation
 from selavpr_peft.training.facts import PlaceNames, evaluation_protocol, reports_of_weights, training_facts
@@ -48,10 +43,8 @@ from selavpr_peft.training.places import training_places
 from selavpr_peft.training.query_weights import weigh_queries
 from selavpr_peft.training.sampler import MinedBatchSampler
 
-logger = logging.getLogger(__name__)
 
-
-class SelaTrainer(Trainer):
+class SelaTrainer(AdapterTrainer):
     """Train the active adapter of a SelaVPR model on mined triplets.
 
     Everything that `transformers.Trainer` does it does too: mixed precision, gradient accumulation and checkpointing,
@@ -329,105 +322,11 @@ class SelaTrainer(Trainer):
         if self.model.training:
             self._loss_parts.append((global_loss.detach(), local_loss.detach()))
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """Save with a model card and its facts, and without Trainer's pickled arguments."""
-        token, self.args.hub_token = self.args.hub_token, None  # Trainer pickles it with them, if only for a moment
-        try:
-            super()._save(output_dir, state_dict)
-        finally:
-            self.args.hub_token = token
-        if not self.args.should_save:  # another process writes
-            return
-        folder = Path(output_dir or self.args.output_dir)
-        (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # what is published must hold no pickle
+    def _facts(self) -> tuple[list[Any], dict[str, Any]]:
         best = self.state.best_model_checkpoint
-        complete_folder(
-            self._adapter_folder(folder),
-            reports=reports_of_weights(
-                self.accelerator.unwrap_model(self.model),
-                self.reports,
-                self._adapter_folder(Path(best)) if best else None,
-            ),
-            training=training_facts(self.args, self.state, self.places, self.place_names),
-            name=getattr(self, "hub_model_id", None) or Path(self.args.output_dir).resolve().name,
-        )
-
-    def _adapter_folder(self, folder: Path) -> Path:
-        """Say where PEFT puts the adapter that is trained."""
-        name = self.accelerator.unwrap_model(self.model).active_adapter
-        return folder if name == "default" else folder / name
-
-    # Publishing
-
-    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Make the repository that is pushed to.
-
-        Args:
-            token: Access token; None for `hub_token`, or the one that is logged in.
-            private: Make a new repository private; None for `hub_private_repo`.
-
-        Raises:
-            HubError: If the Hub refuses; the message says why and what to do.
-        """
-        if not self.is_world_process_zero():
-            return
-        repo_id = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
-        api = HfApi(token=token or self.args.hub_token)
-        private = self.args.hub_private_repo if private is None else private
-        url = HubAccess(repo_id=repo_id).make_repository(api, private=private)
-        self.hub_model_id, self.push_in_progress = url.repo_id, None
-
-    def push_to_hub(
-        self,
-        commit_message: str | None = "End of training",
-        blocking: bool = True,
-        token: str | None = None,
-        revision: str | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Save and publish the adapter with its model card; checkpoints and logs stay here.
-
-        Args:
-            commit_message: Message of the commit.
-            blocking: Wait until it is done.
-            token: Access token; None for `hub_token`, or the one that is logged in.
-            revision: Branch to commit to; None for `hub_revision`, or main.
-            **kwargs: Not used: the card is written from facts.
-
-        Returns:
-            What was published, or a future of it; None in other processes than the first.
-
-        Raises:
-            HubError: If the Hub refuses or cannot be reached; the message says why and what to do.
-        """
-        if self.hub_model_id is None:
-            self.init_hf_repo(token=token)
-        self.save_model(_internal_call=True)
-        if not self.is_world_process_zero():
-            return None
-        arguments = Path(self.args.output_dir), commit_message or "Upload adapter", token, revision
-        return self._publish(*arguments) if blocking else HfApi().run_as_future(self._publish, *arguments)
-
-    def _publish(
-        self, folder: Path, message: str, token: str | None = None, revision: str | None = None
-    ) -> Publication:
-        return push_adapter(
-            self._adapter_folder(folder),
-            self.hub_model_id,
-            private=self.args.hub_private_repo,
-            revision=revision or getattr(self.args, "hub_revision", None),
-            token=token or self.args.hub_token,
-            message=message,
-        )
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """With the strategy "every_save", publish a checkpoint's adapter; training goes on where the Hub fails."""
-        if not self.is_world_process_zero() or self.args.hub_strategy != HubStrategy.EVERY_SAVE:
-            return
-        try:
-            self._publish(Path(checkpoint_folder), f"Training in progress, step {self.state.global_step}")
-        except HubError as error:
-            logger.warning("%s is not published, and training goes on. %s", checkpoint_folder, error)
+        best_adapter = self._adapter_folder(Path(best)) if best else None
+        reports = reports_of_weights(self.accelerator.unwrap_model(self.model), self.reports, best_adapter)
+        return reports, training_facts(self.args, self.state, self.places, self.place_names)
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         """Save what Trainer saves, then the mining state, and only then delete older checkpoints."""
