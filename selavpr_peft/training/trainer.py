@@ -78,7 +78,6 @@ class SelaTrainer(AdapterTrainer):
         **kwargs: Any,
     ) -> None:
         """Validate data and settings, and set up Trainer."""
-        config = model.active_peft_config
         _check_trainable(model)
         record_backbone(model)
         args = copy.copy(args)
@@ -91,11 +90,9 @@ class SelaTrainer(AdapterTrainer):
             positive_radius=args.radius("positive_radius", unit),
             negative_radius=args.radius("negative_radius", unit),
         )
-        self.eval_splits = None if eval_places is None else load_places(eval_places)
+        self.eval_splits = _evaluation_splits(args, eval_places)
         self.place_names = PlaceNames.of(train_places, eval_places)
         self.reports: dict[str, dict[str, Any]] = {}
-        if self.eval_splits is not None:
-            args.radius("eval_positive_radius", radius_unit(self.eval_splits[DATABASE]))  # fails now, not at the end
         self.mining = MiningSettings(
             mode=args.mining,
             queries_per_round=args.queries_per_round,
@@ -104,7 +101,7 @@ class SelaTrainer(AdapterTrainer):
             query_weights=weigh_queries(args.mining, query_weights, splits[QUERIES], self.places),
         )
         check_minable(self.places, self.mining)
-        self.preprocessing = Preprocessing.of(config)
+        self.preprocessing = Preprocessing.of(model.active_peft_config)
         self.loss = SelaLoss(args.global_margin, args.local_margin, args.local_weight)
         self.negative_cache = NegativeCache()
         self.sampler: MinedBatchSampler | None = None
@@ -370,3 +367,12 @@ def _as_triplets(of_images: Tensor, num_queries: int, num_images: int) -> tuple[
 def _check_trainable(model: PeftModel) -> None:
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("The adapter has no trainable parameters; load it with is_trainable=True.")
+
+
+def _evaluation_splits(args: SelaTrainingArguments, eval_places: Any | None) -> dict[str, Dataset] | None:
+    """Load what is evaluated on; a radius that is not known fails now, and not after the first round."""
+    if eval_places is None:
+        return None
+    splits = load_places(eval_places)
+    args.radius("eval_positive_radius", radius_unit(splits[DATABASE]))
+    return splits
