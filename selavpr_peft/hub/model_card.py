@@ -1,7 +1,6 @@
 """The model card of an adapter, written from facts: every figure comes from its files or from an evaluation report.
 
-Recall@N stands twice in it: as a table for people, and as `model-index` in the metadata for programs. What was
-measured and what is quoted are kept apart in both.
+Its figures are those of card_figures.py. What was measured and what is quoted are kept apart.
 """
 
 import re
@@ -9,23 +8,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import ModelCard, ModelCardData
 
 from selavpr_peft.files import write_text_atomically
 from selavpr_peft.hub.adapter_facts import AdapterFacts, quoted_from
 from selavpr_peft.hub.adapter_folder import CARD_NAME
+from selavpr_peft.hub.card_figures import Report, eval_results, recall_tables
 from selavpr_peft.retrieval.calibration import Calibration
-
-Report = Mapping[str, Any]
 
 MARK = "<!-- Written by selavpr_peft from the adapter's files; remove this line to keep what you change. -->"
 CALIBRATION, TRAINED, TABLE = "## Calibration", "## What was trained", "| what | value |"
 IS_CALIBRATION = re.compile(rf"^{CALIBRATION}\n(?:(?!#).*\n)*?{re.escape(TABLE)}\n(?:\|.*\n?)+", re.MULTILINE)
 """What is written of a calibration: from the heading to the end of the table, so that notes below it stay."""
 PEFT_PLACEHOLDER = "[More Information Needed]"
-TASK_TYPE = "visual-place-recognition"
-TASK_NAME = "Visual place recognition"
-STAGES = {"retrieval": "retrieval", "reranked": "re-ranked"}
 SETTINGS = (
     *("bottleneck_ratio", "parallel_scale", "use_serial_adapter", "use_parallel_adapter", "use_local_head"),
     *("local_channels", "gem_p", "position_interpolation", "layers_to_transform", "target_modules"),
@@ -168,7 +163,7 @@ def model_card(
         f"{', and local features, by which they are re-ranked' if facts.config.use_local_head else ''}.",
         f"## Use\n\n{_usage(name, base)}",
         f"## Evaluation\n\n{_evaluation(measured)}",
-        *([f"## Quoted, not measured\n\n{_tables(quoted)}"] if quoted else []),
+        *([f"## Quoted, not measured\n\n{recall_tables(quoted)}"] if quoted else []),
         *([_calibration(calibration)] if calibration is not None else []),
         f"{TRAINED}\n\n{_trained(facts, training)}",
         f"## Intended use and limits\n\n{LIMITS}",
@@ -176,31 +171,6 @@ def model_card(
         f"## Citation\n\n{CITATION}",
     ]
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n")
-
-
-def eval_results(report: Report) -> list[EvalResult]:
-    """Give the figures of a report in the Hub's machine-readable form: shares in [0, 1].
-
-    Args:
-        report: An evaluation report.
-    """
-    source = quoted_from(report)
-    return [
-        EvalResult(
-            task_type=TASK_TYPE,
-            task_name=TASK_NAME,
-            dataset_type=_slug(_data(report)),
-            dataset_name=_data(report),
-            dataset_config=("quoted: " if source else "") + _protocol(report),
-            metric_type=f"recall_at_{n}",
-            metric_name=f"Recall@{n}, {words}{_depth(report, stage)}",
-            metric_value=share,
-            source_name=source["name"] if source else None,
-            source_url=source["url"] if source else None,
-        )
-        for stage, words in STAGES.items()
-        for n, share in report.get(stage, {}).items()
-    ]
 
 
 def hub_id(name: str | None) -> str | None:
@@ -236,56 +206,7 @@ def _usage(name: str, base: str | None) -> str:
 
 
 def _evaluation(measured: Sequence[Report]) -> str:
-    return _tables(measured) if measured else "These weights come without an evaluation report."
-
-
-def _tables(reports: Sequence[Report]) -> str:
-    return "\n\n".join(f"{_heading(report)}\n\n{_table(report)}" for report in reports)
-
-
-def _heading(report: Report) -> str:
-    source = quoted_from(report)
-    quoted = f" Quoted from [{source['name']}]({source['url']})." if source else ""
-    return f"**{_data(report)}**: {_protocol(report)}.{quoted}"
-
-
-def _table(report: Report) -> str:
-    stages = {words + _depth(report, stage): report[stage] for stage, words in STAGES.items() if stage in report}
-    columns = [f"R@{n}" for n in next(iter(stages.values()))]
-    lines = [["Recall in %", *columns], ["---"] * (len(columns) + 1)]
-    lines += [[words, *(f"{100 * share:.1f}" for share in shares.values())] for words, shares in stages.items()]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _depth(report: Report, stage: str) -> str:
-    depth = report["protocol"].get("rerank_num")
-    return f" (top {depth})" if stage == "reranked" and depth is not None else ""
-
-
-def _data(report: Report) -> str:
-    """Name queries and database without the folders they lie in on somebody's machine."""
-    protocol = report["protocol"]
-    queries, database = (Path(str(protocol[name])).name for name in ("queries", "database"))
-    return queries if queries == database else f"{queries} in {database}"
-
-
-def _protocol(report: Report) -> str:
-    """Say under which conditions the figures hold, as far as the report does."""
-    protocol = report["protocol"]
-    size = protocol.get("image_size")
-    parts = [
-        ("{} queries", report.get("num_queries")),
-        ("of frames {}", protocol.get("query_frames")),
-        ("{} database images", report.get("num_database")),
-        ("of frames {}", protocol.get("database_frames")),
-        (f"a place counts as found within {{:g}} {protocol.get('radius_unit', '')}", protocol.get("positive_radius")),
-        ("{} queries have no positive and count as missed", report.get("num_queries_without_positive") or None),
-        ("{} images could not be read", len(report.get("unreadable_images", ())) or None),
-        ("{} pixels", f"{size[0]}x{size[1]}" if size else None),
-        ("resizing `{}`", protocol.get("resize")),
-        ("{}", protocol.get("dtype")),
-    ]
-    return ", ".join(text.format(value) for text, value in parts if value is not None)
+    return recall_tables(measured) if measured else "These weights come without an evaluation report."
 
 
 def _calibration(calibration: Calibration) -> str:
@@ -342,7 +263,3 @@ def _plain(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
     return "all" if value is None else str(value)
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"\W+", "-", text.lower()).strip("-")
