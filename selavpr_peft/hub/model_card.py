@@ -13,13 +13,12 @@ from huggingface_hub import ModelCard, ModelCardData
 from selavpr_peft.files import write_text_atomically
 from selavpr_peft.hub.adapter_facts import AdapterFacts, quoted_from
 from selavpr_peft.hub.adapter_folder import CARD_NAME
+from selavpr_peft.hub.card_calibration import calibration_section, value_table, with_calibration
 from selavpr_peft.hub.card_figures import Report, eval_results, recall_tables
 from selavpr_peft.retrieval.calibration import Calibration
 
 MARK = "<!-- Written by selavpr_peft from the adapter's files; remove this line to keep what you change. -->"
-CALIBRATION, TRAINED, TABLE = "## Calibration", "## What was trained", "| what | value |"
-IS_CALIBRATION = re.compile(rf"^{CALIBRATION}\n(?:(?!#).*\n)*?{re.escape(TABLE)}\n(?:\|.*\n?)+", re.MULTILINE)
-"""What is written of a calibration: from the heading to the end of the table, so that notes below it stay."""
+TRAINED = "## What was trained"
 PEFT_PLACEHOLDER = "[More Information Needed]"
 SETTINGS = (
     *("bottleneck_ratio", "parallel_scale", "use_serial_adapter", "use_parallel_adapter", "use_local_head"),
@@ -104,14 +103,7 @@ def state_calibration(folder: Path, calibration: Calibration) -> bool:
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     if MARK not in text:
         return False
-    old = IS_CALIBRATION.search(text)
-    if old is not None:
-        before, after = text[: old.start()], text[old.end() :]
-    else:
-        before, heading, after = text.partition(f"{TRAINED}\n")
-        after = heading + after
-    parts = before.rstrip("\n"), _calibration(calibration), after.strip("\n")
-    write_text_atomically(path, "\n\n".join(filter(None, parts)) + "\n")
+    write_text_atomically(path, with_calibration(text, calibration, before=TRAINED))
     return True
 
 
@@ -164,7 +156,7 @@ def model_card(
         f"## Use\n\n{_usage(name, base)}",
         f"## Evaluation\n\n{_evaluation(measured)}",
         *([f"## Quoted, not measured\n\n{recall_tables(quoted)}"] if quoted else []),
-        *([_calibration(calibration)] if calibration is not None else []),
+        *([calibration_section(calibration)] if calibration is not None else []),
         f"{TRAINED}\n\n{_trained(facts, training)}",
         f"## Intended use and limits\n\n{LIMITS}",
         f"## Licence\n\n{_licence(license_id)}",
@@ -209,37 +201,6 @@ def _evaluation(measured: Sequence[Report]) -> str:
     return recall_tables(measured) if measured else "These weights come without an evaluation report."
 
 
-def _calibration(calibration: Calibration) -> str:
-    """Write the section that says where the probabilities hold and what they are worth."""
-    form, fitted_on, quality = calibration.form, calibration.fitted_on, calibration.quality
-    kept, threshold = form["kept_locations"], quality["threshold"]
-    radius = f"{fitted_on['positive_radius']:g} {fitted_on['radius_unit']}"
-    rows = [
-        ("local features", f"`{form['local_dtype']}`, {'all' if kept is None else '{}x{}'.format(*kept['grid'])}"),
-        ("candidates re-ranked", form["rerank_num"]),
-        ("fitted on", fitted_on["data"] or "places without a name"),
-        ("queries", f"{fitted_on['num_queries']}, {fitted_on['num_right']} of them answered rightly within {radius}"),
-        ("database images", fitted_on["num_database"]),
-        ("Brier score", f"{quality['brier_score']:.3f}"),
-        ("Brier score of always saying the share of right answers", f"{quality['brier_score_of_share']:.3f}"),
-        ("expected calibration error", f"{quality['expected_calibration_error']:.3f}"),
-        (
-            f"threshold for {quality['precision']:.0%} right answers",
-            "none"
-            if threshold is None
-            else f"{threshold['probability']:.3f}: {threshold['num_answered']} queries answered,"
-            f" {threshold['num_right']} rightly (a share of {threshold['precision_at_least']:.3f} or more with"
-            " 95 % confidence)",
-        ),
-    ]
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
-    return (
-        f"{CALIBRATION}\n\n`PlaceRecognizer` gives the probability that the first answer is right. Scores and"
-        f" threshold were measured on queries left out of the fit ({quality['num_folds']} blocks); other places and"
-        f" conditions can be harder.\n\n{TABLE}\n| --- | --- |\n{table}"
-    )
-
-
 def _trained(facts: AdapterFacts, training: Mapping[str, Any]) -> str:
     height, width = facts.config.image_size
     rows = [
@@ -250,8 +211,7 @@ def _trained(facts: AdapterFacts, training: Mapping[str, Any]) -> str:
         *((f"`{name}`", _plain(getattr(facts.config, name))) for name in SETTINGS),
         *((name.replace("_", " "), _plain(value)) for name, value in training.items()),
     ]
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
-    return f"Adapters, pooling and local head; the backbone is as it was.\n\n{TABLE}\n| --- | --- |\n{table}"
+    return f"Adapters, pooling and local head; the backbone is as it was.\n\n{value_table(rows)}"
 
 
 def _licence(license_id: str | None) -> str:
