@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.special import logit
 
 from selavpr_peft.data.schema import KEY, radius_unit
-from selavpr_peft.evaluation.evaluator import own_and_positives
+from selavpr_peft.evaluation.ground_truth import own_and_positives
 from selavpr_peft.evaluation.reliability import brier_score, expected_calibration_error, lowest_threshold
 from selavpr_peft.retrieval.calibration import Calibration, answer_form, logistic
 from selavpr_peft.retrieval.place_recognizer import PlaceRecognizer

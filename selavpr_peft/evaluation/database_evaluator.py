@@ -21,9 +21,9 @@ from selavpr_peft.evaluation.evaluator import (
     TwoStageResult,
     check_any_readable,
     check_settings,
-    own_and_positives,
     positions_of,
 )
+from selavpr_peft.evaluation.ground_truth import own_and_positives
 from selavpr_peft.modeling.packed_linear import packed_weights
 from selavpr_peft.retrieval import PlaceDatabase, PlaceRecognizer, RecognizedPlace
 from selavpr_peft.retrieval.stored_images import StoredImages

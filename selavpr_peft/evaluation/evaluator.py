@@ -12,9 +12,9 @@ from datasets import Dataset
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from selavpr_peft.data.positives import positives_within
-from selavpr_peft.data.schema import picture_names, positions, radius_unit
+from selavpr_peft.data.schema import radius_unit
 from selavpr_peft.errors import UnreadableImageError
+from selavpr_peft.evaluation.ground_truth import own_and_positives
 from selavpr_peft.evaluation.recall import check_n_values, recall_at_n
 from selavpr_peft.matching import count_mutual_matches, rerank
 from selavpr_peft.modeling.preprocessing import Preprocessing
@@ -192,26 +192,6 @@ def check_settings(rerank_num: int, n_values: Sequence[int], queries: Dataset, d
             raise ValueError(f"The table of the {name} must have at least one image, got none.")
 
 
-def own_and_positives(queries: Dataset, database: Dataset, radius: float | int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Give the database rows that a query must not be answered with, and those that it should be.
-
-    Args:
-        queries: Table of places to locate.
-        database: Table of places to search.
-        radius: Distance up to which a database image shows the query's place, in metres or frames.
-
-    Returns:
-        The row of each query's own picture, -1 where the database does not have it, and the rows of all others within
-        the radius.
-
-    Raises:
-        ValueError: If the tables measure positions in different units, or the radius is negative.
-    """
-    own = _own_rows(queries, database)
-    positives = positives_within(positions(queries), positions(database), radius)
-    return own, [rows[rows != own_row] for rows, own_row in zip(positives, own, strict=True)]
-
-
 def check_any_readable(num_readable: int, unreadable: Sequence[str], name: str) -> None:
     """Raise if no image of a table could be read.
 
@@ -250,12 +230,6 @@ def _encode(
             encoded.features.append(batch.local_features)
     check_any_readable(len(encoded.rows), encoded.unreadable, name)
     return encoded
-
-
-def _own_rows(queries: Dataset, database: Dataset) -> np.ndarray:
-    """Give the database row that holds each query's own picture, -1 where none does."""
-    row_of = {name: row for row, name in enumerate(picture_names(database))}
-    return np.array([row_of.get(name, -1) for name in picture_names(queries)])
 
 
 def _retrieve(asked: _Encoded, indexed: _Encoded, own: np.ndarray, num_candidates: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from selavpr_peft.data.positives import positives_within
 from selavpr_peft.errors import UnreadableImageError
-from selavpr_peft.evaluation import evaluator
+from selavpr_peft.evaluation import evaluator, ground_truth
 from selavpr_peft.evaluation.evaluator import evaluate_two_stage
 from selavpr_peft.modeling.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
@@ -165,7 +165,7 @@ class TestPositives:
 
     def test_metres_and_frames_are_not_compared(self, take, database, monkeypatch):
         unchecked = getattr(positives_within, "__wrapped__", positives_within)  # the shape checker comes before us
-        monkeypatch.setattr(evaluator, "positives_within", unchecked)
+        monkeypatch.setattr(ground_truth, "positives_within", unchecked)
         queries = take("queries", [100], [0]).rename_column("frame", "northing_m").add_column("easting_m", [0])
         with pytest.raises(ValueError, match="must both have metres or both have frames"):
             evaluate(Untouchable(), queries, database)
