@@ -157,18 +157,20 @@ def evaluate_two_stage(
     own, positives = own_and_positives(queries, database, positive_radius)
     with tempfile.TemporaryDirectory(prefix="selavpr-") as folder:
         options = {"batch_size": batch_size, "num_workers": num_workers, "is_strict": is_strict}
-        indexed = _encode(model, database, preprocessing, Path(folder, "database"), "database", options)
-        asked = _encode(model, queries, preprocessing, Path(folder, "queries"), "queries", options)
-        found = _retrieve(asked, indexed, own, max(rerank_num, *n_values))
-        ranked = _rerank_all(asked, indexed, found, rerank_num) if indexed.has_local_features else None
+        encoded_database = _encode(model, database, preprocessing, Path(folder, "database"), "database", options)
+        encoded_queries = _encode(model, queries, preprocessing, Path(folder, "queries"), "queries", options)
+        found = _retrieve(encoded_queries, encoded_database, own, max(rerank_num, *n_values))
+        ranked = None
+        if encoded_database.has_local_features:
+            ranked = _rerank_all(encoded_queries, encoded_database, found, rerank_num)
     return TwoStageResult.of(
-        _by_table_row(found, asked, indexed, len(queries)),
-        None if ranked is None else _by_table_row(ranked, asked, indexed, len(queries)),
-        [np.intersect1d(rows, indexed.rows) for rows in positives],
+        _by_table_row(found, encoded_queries, encoded_database, len(queries)),
+        None if ranked is None else _by_table_row(ranked, encoded_queries, encoded_database, len(queries)),
+        [np.intersect1d(rows, encoded_database.rows) for rows in positives],
         n_values,
-        num_database=len(indexed.rows),
+        num_database=len(encoded_database.rows),
         radius_unit=radius_unit(database),
-        unreadable=[*indexed.unreadable, *asked.unreadable],
+        unreadable=[*encoded_database.unreadable, *encoded_queries.unreadable],
     )
 
 
@@ -232,12 +234,12 @@ def _encode(
     return encoded
 
 
-def _retrieve(asked: _Encoded, indexed: _Encoded, own: np.ndarray, num_candidates: int) -> np.ndarray:
+def _retrieve(queries: _Encoded, database: _Encoded, own: np.ndarray, num_candidates: int) -> np.ndarray:
     """Search the readable images, leaving a query's own picture out; results are positions among the readable."""
-    own_position = positions_of(own[asked.rows], indexed.rows)
+    own_position = positions_of(own[queries.rows], database.rows)
     if (own_position < 0).all():
-        return search_exact(_stack(asked), _stack(indexed), num_candidates)
-    found = search_exact(_stack(asked), _stack(indexed), num_candidates + 1)
+        return search_exact(_stack(queries), _stack(database), num_candidates)
+    found = search_exact(_stack(queries), _stack(database), num_candidates + 1)
     is_other = found != own_position[:, None]
     is_other[is_other.all(axis=1), -1] = False  # every query loses one candidate, so that all have equally many
     return found[is_other].reshape(len(found), -1)
@@ -258,19 +260,19 @@ def _stack(encoded: _Encoded) -> np.ndarray:
     return torch.cat(encoded.descriptors).numpy()
 
 
-def _rerank_all(asked: _Encoded, indexed: _Encoded, found: np.ndarray, rerank_num: int) -> np.ndarray:
+def _rerank_all(queries: _Encoded, database: _Encoded, found: np.ndarray, rerank_num: int) -> np.ndarray:
     """Re-order the first candidates of every query by their number of mutual matches."""
     ranked = found.copy()
     for number in tqdm(range(len(found)), desc="re-ranking", unit="query"):
         candidates = found[number, :rerank_num]
-        query_features = asked.features.read(np.array([number]))[0]
-        counts = count_mutual_matches(query_features, indexed.features.read(candidates))
+        query_features = queries.features.read(np.array([number]))[0]
+        counts = count_mutual_matches(query_features, database.features.read(candidates))
         ranked[number, :rerank_num] = rerank(counts, torch.from_numpy(candidates)).numpy()
     return ranked
 
 
-def _by_table_row(found: np.ndarray, asked: _Encoded, indexed: _Encoded, num_queries: int) -> np.ndarray:
+def _by_table_row(found: np.ndarray, queries: _Encoded, database: _Encoded, num_queries: int) -> np.ndarray:
     """Turn positions among the readable images into rows of the tables; unreadable queries get -1."""
     rows = np.full((num_queries, found.shape[1]), -1, dtype=np.int64)
-    rows[asked.rows] = np.asarray(indexed.rows)[found]
+    rows[queries.rows] = np.asarray(database.rows)[found]
     return rows
