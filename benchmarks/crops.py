@@ -142,7 +142,7 @@ def describe_crops(arguments: argparse.Namespace) -> np.ndarray:
     from selavpr_peft.modeling.preprocessing import Preprocessing
     from selavpr_peft.retrieval.encoding import describe
     from selavpr_peft.training.augmentation import crop_at_random
-    from selavpr_peft.tuner.layer import global_descriptors_only
+    from selavpr_peft.tuner.head import global_descriptors_only
 
     generator = np.random.default_rng(0)
     model = load_adapted_model(arguments.backbone, arguments.adapter).eval()

@@ -24,7 +24,7 @@ from selavpr_peft.hub.loading import adapt_freshly, load_backbone
 from selavpr_peft.losses import SelaLoss
 from selavpr_peft.modeling.packed_linear import packed_weights
 from selavpr_peft.tuner.config import SelaConfig
-from selavpr_peft.tuner.layer import global_descriptors_only
+from selavpr_peft.tuner.head import global_descriptors_only
 
 QUERIES, NEGATIVES, SIZE, GRID, CHANNELS = 4, 2, 224, 61, 128
 IMAGES = QUERIES * (2 + NEGATIVES)

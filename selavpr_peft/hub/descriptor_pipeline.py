@@ -14,7 +14,7 @@ from torch import Tensor
 from selavpr_peft.hub.loading import load
 from selavpr_peft.modeling.preprocessing import Preprocessing, as_rgb, read_image
 from selavpr_peft.retrieval.encoding import describe
-from selavpr_peft.tuner.layer import global_descriptors_only
+from selavpr_peft.tuner.head import global_descriptors_only
 
 Picture = str | Path | Image.Image | np.ndarray
 

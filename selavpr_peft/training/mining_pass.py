@@ -13,7 +13,7 @@ from selavpr_peft.modeling.preprocessing import Preprocessing
 from selavpr_peft.retrieval.encoding import EncodedBatch, encode_places
 from selavpr_peft.training.mining import RoundPlan, Similarity
 from selavpr_peft.training.places import TrainingPlaces
-from selavpr_peft.tuner.layer import global_descriptors_only
+from selavpr_peft.tuner.head import global_descriptors_only
 
 
 def describe_round(

@@ -15,7 +15,7 @@ from transformers.utils import ModelOutput
 from selavpr_peft.modeling.output import SelaOutput
 from selavpr_peft.modeling.positions import official_position_embeddings
 from selavpr_peft.tuner.backbones import backbone_shape
-from selavpr_peft.tuner.layer import VprHead
+from selavpr_peft.tuner.head import VprHead
 from selavpr_peft.tuner.state_names import check_and_rename_on_load
 
 HEAD_NAME = "vpr_head"

@@ -1,7 +1,7 @@
 """The tuner: decides which module of a backbone gets what, and refuses what PEFT would ignore in silence.
 
-PEFT drives it through the hooks of `BaseTuner`; adapters and head are in layer.py, what surrounds the backbone's
-forward is in hooks.py.
+PEFT drives it through the hooks of `BaseTuner`; adapters are in layer.py, the head in head.py, what surrounds the
+backbone's forward in hooks.py.
 """
 
 from collections.abc import Iterator
@@ -15,8 +15,9 @@ from torch import nn
 from selavpr_peft.errors import BackboneMismatchError
 from selavpr_peft.tuner.backbones import BackboneShape, adapted_module, backbone_shape
 from selavpr_peft.tuner.config import ADAPTED_MODULES, SelaConfig
+from selavpr_peft.tuner.head import VprHead
 from selavpr_peft.tuner.hooks import HEAD_NAME, attach_head, detach_head
-from selavpr_peft.tuner.layer import MERGE_REFUSAL, AdaptedModule, ParallelAdapter, SelaLayer, SerialAdapter, VprHead
+from selavpr_peft.tuner.layer import MERGE_REFUSAL, AdaptedModule, ParallelAdapter, SelaLayer, SerialAdapter
 from selavpr_peft.tuner.state_names import canonical_name
 
 

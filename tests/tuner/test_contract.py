@@ -20,7 +20,8 @@ from transformers import (
 from selavpr_peft import SelaConfig, SelaModel, SelaOutput
 from selavpr_peft.errors import BackboneMismatchError, UnsupportedBackboneError
 from selavpr_peft.modeling.positions import official_position_embeddings
-from selavpr_peft.tuner.layer import AdaptedModule, ParallelAdapter, SelaLayer, SerialAdapter, global_descriptors_only
+from selavpr_peft.tuner.head import global_descriptors_only
+from selavpr_peft.tuner.layer import AdaptedModule, ParallelAdapter, SelaLayer, SerialAdapter
 
 
 def assert_same_output(output, expected):
