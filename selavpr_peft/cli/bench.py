@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from selavpr_peft.cli import options
-from selavpr_peft.cli.evaluate import model_line, what_was_missed
-from selavpr_peft.cli.printing import lay_out, quiet_host_libraries, recall_rows, write_json
+from selavpr_peft.cli.printing import lay_out, quiet_host_libraries, write_json
+from selavpr_peft.cli.recalls import model_line, recall_rows, what_was_missed
 
 if TYPE_CHECKING:
     from peft import PeftModel

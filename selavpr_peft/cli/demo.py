@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from selavpr_peft.cli import options
-from selavpr_peft.cli.evaluate import both_stages, print_result
 from selavpr_peft.cli.printing import quiet_host_libraries, write_json
+from selavpr_peft.cli.recalls import both_stages, print_result
 
 if TYPE_CHECKING:
     from peft import PeftModel

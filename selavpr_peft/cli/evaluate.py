@@ -1,14 +1,8 @@
 """`selavpr evaluate`: Recall@N of retrieval and of re-ranking."""
 
-from typing import TYPE_CHECKING, Any
-
-import typer
-
 from selavpr_peft.cli import options
-from selavpr_peft.cli.printing import quiet_host_libraries, recall_table, write_json
-
-if TYPE_CHECKING:
-    from selavpr_peft.evaluation.evaluator import TwoStageResult
+from selavpr_peft.cli.printing import quiet_host_libraries, write_json
+from selavpr_peft.cli.recalls import print_result
 
 
 def evaluate(
@@ -74,58 +68,3 @@ def evaluate(
         print_result(result, protocol)
     if json is not None:
         write_json(result.as_report(protocol), json)
-
-
-def print_result(result: "TwoStageResult", protocol: dict[str, Any]) -> None:
-    """Print what was compared, under which settings, and the table of recalls.
-
-    Args:
-        result: What the evaluation found.
-        protocol: Its settings.
-    """
-    lines = [
-        f"database  {protocol['database']}: {result.num_database} images",
-        f"queries   {protocol['queries']}: {result.num_queries} images, positives within"
-        f" {protocol['positive_radius']:g} {result.radius_unit}",
-        model_line(protocol),
-        *(f"          {sentence}" for sentence in what_was_missed(result)),
-    ]
-    typer.echo("\n".join(lines))
-    typer.echo("\n" + both_stages(result, protocol["rerank_num"]))
-
-
-def model_line(protocol: dict[str, Any]) -> str:
-    """Say which model saw the images in which size.
-
-    Args:
-        protocol: The settings of an evaluation.
-    """
-    height, width = protocol["image_size"]
-    return (
-        f"model     {protocol['backbone']} with {protocol['adapter'] or 'a fresh adapter'}, {protocol['dtype']},"
-        f" {height}x{width} {protocol['resize']}"
-    )
-
-
-def what_was_missed(result: "TwoStageResult") -> list[str]:
-    """Say what lowers the recall whatever the model is.
-
-    Args:
-        result: What the evaluation found.
-    """
-    sentences = []
-    if result.num_queries_without_positive:
-        sentences.append(f"{result.num_queries_without_positive} queries have no positive and count as missed")
-    if result.unreadable:
-        sentences.append(f"{len(result.unreadable)} images could not be read")
-    return sentences
-
-
-def both_stages(result: "TwoStageResult", rerank_num: int) -> str:
-    """Lay out Recall@N of retrieval and re-ranking.
-
-    Args:
-        result: What the evaluation found.
-        rerank_num: Candidates that were re-ranked.
-    """
-    return recall_table({"retrieval": result.retrieval, f"re-ranked (top {rerank_num})": result.reranked})

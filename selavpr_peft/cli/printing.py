@@ -19,29 +19,6 @@ def help_of(command: Callable[..., None]) -> str:
     return inspect.cleandoc(command.__doc__ or "").replace("Example:\n", "\b\nExample:\n")
 
 
-def recall_table(rows: Mapping[str, Mapping[int, float] | None]) -> str:
-    """Lay out Recall@N as a table in percent.
-
-    Args:
-        rows: Recall@N by N (shares in [0, 1]) of every stage; a stage that was not run is left out.
-    """
-    return lay_out(recall_rows(rows))
-
-
-def recall_rows(rows: Mapping[str, Mapping[int, float] | None]) -> list[list[str]]:
-    """Give the rows of a table of Recall@N in percent, the names of the columns first.
-
-    Args:
-        rows: Recall@N by N (shares in [0, 1]) of every stage; a stage that was not run is left out.
-    """
-    stages = {name: recalls for name, recalls in rows.items() if recalls is not None}
-    names = ["", *(f"R@{n}" for n in next(iter(stages.values())))]
-    return [
-        names,
-        *([name, *(f"{100 * share:.1f}" for share in recalls.values())] for name, recalls in stages.items()),
-    ]
-
-
 def lay_out(rows: Sequence[Sequence[str]], width: int = 8) -> str:
     """Lay out rows below one another: the first column to the left, numbers to the right.
 

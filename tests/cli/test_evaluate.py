@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from selavpr_peft.cli.printing import recall_table
+from selavpr_peft.cli.recalls import recall_table
 from selavpr_peft.evaluation import evaluator
 from selavpr_peft.retrieval.fingerprint import state_fingerprint
 from tests.cli.test_app import selavpr_process
