@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -61,30 +62,24 @@ def demo(
     is_city = data is None
     rounds = _check_rounds(rounds, is_learning=is_city and backbone is None)
     folder = str(toy_run.draw_toy_city(output / "toy_city")) if data is None else data
-    places = {
-        "database": f"{folder}:{database or ('day' if is_city else 'day_right')}",
-        "queries": f"{folder}:{queries or ('rain' if is_city else 'night_right')}",
-    }
+    places = _name_places(folder, database, queries, is_city)
     frames = (toy_run.LAST_TRAINED_FRAME + 1, toy_run.NUM_PLACES - 1) if is_city else None
     tables = {role: read_place_table(location, frames=frames) for role, location in places.items()}
     radius = positive_radius if positive_radius is not None else 0.0 if is_city else 3.0
     model = _load_model(backbone, adapter, seed, is_city)
     preprocessing = Preprocessing.of(model.active_peft_config)
-
-    def locate(model: "PeftModel") -> "TwoStageResult":
-        return evaluate_two_stage(
-            model,
-            tables["queries"],
-            tables["database"],
-            preprocessing,
-            positive_radius=radius,
-            rerank_num=rerank_num,
-        )
-
-    before = locate(model)
+    locate = partial(
+        evaluate_two_stage,
+        queries=tables["queries"],
+        database=tables["database"],
+        preprocessing=preprocessing,
+        positive_radius=radius,
+        rerank_num=rerank_num,
+    )
+    result = untrained = locate(model)
     if rounds:
         model = _train_and_reload(model, Path(folder), output / "adapter", rounds, seed)
-    result = locate(model) if rounds else before
+        result = locate(model)
     protocol = places | {
         "frames": list(frames) if frames else None,
         "positive_radius": radius,
@@ -98,17 +93,22 @@ def demo(
     if json != "-":
         print_result(result, protocol)
         if rounds:
-            typer.echo(f"\nBefore training, on other places of the city:\n{both_stages(before, rerank_num)}")
+            typer.echo(f"\nBefore training, on other places of the city:\n{both_stages(untrained, rerank_num)}")
         elif backbone is None:
-            chance = sum(len(rows) for rows in result.positives) / max(1, result.num_queries * result.num_database)
-            typer.echo(f"\nThe network is random and knows nothing yet: by chance R@1 would be {100 * chance:.1f}.")
+            typer.echo(f"\nThe network is random and knows nothing yet: by chance R@1 would be {_chance(result):.1f}.")
     if json is not None:
         report = result.as_report(protocol)
-        write_json(report | {"untrained": before.as_report({})} if rounds else report, json)
+        write_json(report | {"untrained": untrained.as_report({})} if rounds else report, json)
     figure = draw_query_result(model, preprocessing, tables["queries"], tables["database"], result)
     save_figure(figure, output / "recognition.png")
     if json != "-":
         typer.echo(f"\npicture   {output / 'recognition.png'}")
+
+
+def _name_places(folder: str, database: str | None, queries: str | None, is_city: bool) -> dict[str, str]:
+    """Name the traverses that are indexed and located, as DIR:TRAVERSE."""
+    by_default = ("day", "rain") if is_city else ("day_right", "night_right")
+    return {"database": f"{folder}:{database or by_default[0]}", "queries": f"{folder}:{queries or by_default[1]}"}
 
 
 def _check_rounds(rounds: int | None, *, is_learning: bool) -> int:
@@ -144,3 +144,8 @@ def _load_model(backbone: str | None, adapter: str | None, seed: int, is_city: b
     if adapter is not None:
         raise ValueError("--adapter needs --backbone: the backbone it was trained on.")
     return toy_run.toy_model(seed=seed) if is_city else adapt_freshly(toy_backbone(seed=seed), SelaConfig(), seed=seed)
+
+
+def _chance(result: "TwoStageResult") -> float:
+    """Give the R@1 in percent of answers drawn by lot."""
+    return 100 * sum(len(rows) for rows in result.positives) / max(1, result.num_queries * result.num_database)
