@@ -69,8 +69,10 @@ def train(
         if not chosen.get(name):
             raise ValueError(f"--{name} is needed, as an option or in the file of --config.")
     quiet_host_libraries()
+    from selavpr_peft.training.estimate import estimate_run
+
     trainer = build_trainer(chosen, settings or [])
-    summary = summarise(trainer)
+    summary = estimate_run(trainer)
     if json != "-":
         for name, value in summary.items():
             typer.echo(f"{name.replace('_', ' '):<28} {value}")
@@ -181,17 +183,6 @@ def split_overrides(
             )
         (training if name in training_fields else adapter)[name] = _number_or(yaml.safe_load(value))
     return training, adapter
-
-
-def summarise(trainer: "SelaTrainer") -> dict[str, Any]:
-    """Count what a run looks at and estimate how long it takes.
-
-    Args:
-        trainer: A trainer that is set up.
-    """
-    from selavpr_peft.training.estimate import estimate_run
-
-    return estimate_run(trainer)
 
 
 def _number_or(value: Any) -> Any:
