@@ -1,4 +1,4 @@
-"""Ask the Hub: again after failures that pass, and with errors that say what to do and nothing secret."""
+"""Ask the Hub: again after transient failures, and with errors that say what to do and nothing secret."""
 
 import logging
 import time
@@ -18,7 +18,7 @@ Answer = TypeVar("Answer")
 
 NUM_ATTEMPTS = 5
 LONGEST_WAIT_S = 60.0
-PASSING_STATUS = (408, 429, 500, 502, 503, 504)
+TRANSIENT_STATUS = (408, 429, 500, 502, 503, 504)
 LOG_IN = "Log in with `hf auth login`, or set HF_TOKEN"
 _CONNECTION_ERRORS = ("TransportError", "ConnectionError", "Timeout", "ChunkedEncodingError")
 """What httpx and requests call their errors; huggingface_hub uses the one or the other."""
@@ -86,7 +86,7 @@ class HubAccess:
 
     def _wait_s(self, error: Exception, attempt: int) -> float | None:
         """Give the pause before the next attempt, None where another one is pointless."""
-        if attempt == NUM_ATTEMPTS or not _is_passing(error):
+        if attempt == NUM_ATTEMPTS or not _is_transient(error):
             return None
         asked_for = _retry_after_s(error)
         return min(LONGEST_WAIT_S, self.first_wait_s * 2 ** (attempt - 1) if asked_for is None else asked_for)
@@ -103,7 +103,7 @@ class HubAccess:
             return f"The {name} has no revision {self.revision!r}; name one of its branches, tags or commits."
         if isinstance(error, errors.RepositoryNotFoundError):
             return f"There is no {name}, or it is private and the token does not reach it; check the name. {LOG_IN}."
-        if _is_passing(error):
+        if _is_transient(error):
             reason = "cannot be reached" if status is None else f"answers {status}"
             return (
                 f"The Hub {reason}, after {NUM_ATTEMPTS} attempts for {self.repo_id}; try again later. Files that were"
@@ -141,11 +141,11 @@ def _retry_after_s(error: Exception) -> float | None:
     return float(value) if value.isdecimal() else None
 
 
-def _is_passing(error: BaseException | None) -> bool:
+def _is_transient(error: BaseException | None) -> bool:
     """Tell whether the same request may succeed a little later."""
     status = _status(error)
     if status is not None:
-        return status in PASSING_STATUS
+        return status in TRANSIENT_STATUS
     while error is not None and not isinstance(error, errors.OfflineModeIsEnabled):
         if any(cls.__name__ in _CONNECTION_ERRORS for cls in type(error).__mro__):
             return True
