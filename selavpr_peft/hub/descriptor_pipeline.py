@@ -1,22 +1,17 @@
 """Images in, global descriptors out: an adapter used as transformers' pipelines are."""
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from peft import PeftModel
-from PIL import Image
 from torch import Tensor
 
 from selavpr_peft.hub.loading import load
-from selavpr_peft.modeling.preprocessing import Preprocessing, as_rgb, read_image
-from selavpr_peft.retrieval.encoding import describe
+from selavpr_peft.modeling.preprocessing import Picture, Preprocessing, as_picture
+from selavpr_peft.retrieval.encoding import describe, in_batches
 from selavpr_peft.tuner.head import global_descriptors_only
-
-Picture = str | Path | Image.Image | np.ndarray
 
 
 def pipeline(
@@ -86,33 +81,18 @@ class DescriptorPipeline:
         Raises:
             UnreadableImageError: If a file cannot be read; the message names it.
             ValueError: If an array is not an image.
+            TypeError: If a photograph is something else, such as a tensor.
         """
         if isinstance(images, Picture):
             return self._describe([images])[0]
-        parts = [self._describe(batch) for batch in _batches(iter(images), batch_size or self.batch_size)]
+        parts = [self._describe(batch) for batch in in_batches(images, batch_size or self.batch_size)]
         return torch.cat(parts) if parts else torch.empty(0, self.model.active_peft_config.backbone_hidden_size)
 
     def _describe(self, images: list[Picture]) -> Float[Tensor, "B D"]:
         prepare = Preprocessing.of(self.model.active_peft_config)
-        pixel_values = torch.stack([prepare(_as_image(image)) for image in images])
+        pixel_values = torch.stack([prepare(as_picture(image)) for image in images])
         with global_descriptors_only(self.model):
             return describe(self.model, pixel_values)[0]
-
-
-def _batches(images: Iterator[Picture], size: int) -> Iterator[list[Picture]]:
-    while batch := list(islice(images, size)):
-        yield batch
-
-
-def _as_image(image: Picture) -> Image.Image:
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim not in {2, 3} or image.shape[2:] not in {(), (3,)}:
-            raise ValueError(
-                f"An array must be an 8-bit image (H, W) or (H, W, 3), got {image.dtype} {image.shape}; scale and"
-                " transpose it, or pass a Pillow image."
-            )
-        image = Image.fromarray(image)
-    return as_rgb(image) if isinstance(image, Image.Image) else read_image(image)
 
 
 def _as_dtype(dtype: str | torch.dtype) -> torch.dtype:

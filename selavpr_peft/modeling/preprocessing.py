@@ -23,6 +23,9 @@ from selavpr_peft.errors import UnreadableImageError
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+Picture = str | Path | Image.Image | np.ndarray
+"""What a photograph may be given as: a path, a Pillow image, or an 8-bit array (H, W) or (H, W, 3) in RGB."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
@@ -111,6 +114,34 @@ def as_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits: Pillow calls them "I;16", "I;16B" or, from a PGM file, "I"
         image = Image.fromarray((np.asarray(image) // 256).clip(0, 255).astype(np.uint8))
     return image.convert("RGB")
+
+
+def as_picture(image: Picture) -> Image.Image:
+    """Give the RGB picture of a photograph, in whatever form it is at hand.
+
+    Args:
+        image: A path, a Pillow image or an 8-bit array.
+
+    Raises:
+        UnreadableImageError: If a file cannot be read; the message names it.
+        ValueError: If an array is not an image.
+        TypeError: If it is something else.
+    """
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim not in {2, 3} or image.shape[2:] not in {(), (3,)}:
+            raise ValueError(
+                f"An array must be an 8-bit image (H, W) or (H, W, 3), got {image.dtype} {image.shape}; scale and"
+                " transpose it, or pass a Pillow image. Several arrays are passed as a list."
+            )
+        image = Image.fromarray(image)
+    if isinstance(image, Image.Image):
+        return as_rgb(image)
+    if isinstance(image, str | Path):
+        return read_image(image)
+    raise TypeError(
+        "A photograph must be a path, a Pillow image or an 8-bit array (H, W) or (H, W, 3), got"
+        f" {type(image).__name__}."
+    )
 
 
 def read_image(path: str | Path | BytesIO) -> Image.Image:

@@ -1,8 +1,9 @@
 """Encode the images of a table of places, batch by batch, with decoding in worker processes if wanted."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import datasets
 import torch
@@ -13,7 +14,7 @@ from tqdm.auto import tqdm
 
 from selavpr_peft.errors import UnreadableImageError
 from selavpr_peft.modeling.packed_linear import packed_weights
-from selavpr_peft.modeling.preprocessing import Preprocessing
+from selavpr_peft.modeling.preprocessing import Picture, Preprocessing
 from selavpr_peft.retrieval.stored_images import StoredImages
 
 logger = logging.getLogger(__name__)
@@ -117,6 +118,18 @@ def _report(unreadable: dict[int, str], is_strict: bool) -> None:
         if is_strict:
             raise UnreadableImageError(message)
         logger.warning("left out: %s", message)
+
+
+def in_batches(images: Iterable[Picture], size: int) -> Iterator[list[Picture]]:
+    """Take photographs in batches, each only when it is asked for.
+
+    Args:
+        images: Any iterable of photographs.
+        size: Photographs of a batch; the last one may be smaller.
+    """
+    images = iter(images)
+    while batch := list(islice(images, size)):
+        yield batch
 
 
 @torch.inference_mode()

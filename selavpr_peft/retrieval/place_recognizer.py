@@ -1,15 +1,13 @@
 """Tell where photographs were taken: retrieve candidates from a place database, then re-rank them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from peft import PeftModel
-from PIL import Image
 from torch import Tensor
 
 from selavpr_peft.data.schema import DEGREES, FRAME, IMAGE, KEY, METRES
@@ -22,14 +20,13 @@ from selavpr_peft.matching import (
     rerank,
 )
 from selavpr_peft.matching.checks import check_num_exact
-from selavpr_peft.modeling.preprocessing import as_rgb, read_image
+from selavpr_peft.modeling.preprocessing import Picture, as_picture
 from selavpr_peft.retrieval.calibration import Calibration, answer_form, calibration_of
-from selavpr_peft.retrieval.encoding import check_descriptions, describe
+from selavpr_peft.retrieval.encoding import check_descriptions, describe, in_batches
 from selavpr_peft.retrieval.matched_points import MatchedPoints, match_pictures
 from selavpr_peft.retrieval.place_database import PlaceDatabase
 
 EARTH_RADIUS_M = 6_371_008.8
-Picture = str | Path | Image.Image
 Point = tuple[float | int, float | int]
 
 
@@ -108,7 +105,7 @@ class PlaceRecognizer:
 
     def recognize(
         self,
-        images: Picture | Sequence[Picture],
+        images: Picture | Iterable[Picture],
         *,
         top_k: int = 10,
         rerank_num: int = 100,
@@ -121,7 +118,8 @@ class PlaceRecognizer:
         """Rank the places of the database for each photograph.
 
         Args:
-            images: A photograph or several: paths or Pillow images.
+            images: Path, Pillow image or 8-bit array (H, W) or (H, W, 3) in RGB; or any iterable of such, which is
+                read batch by batch.
             top_k: Places wanted; fewer where the database has fewer.
             rerank_num: Candidates of retrieval that are re-ranked by their local features; 0 for none.
             rerank_window: Re-rank only candidates whose score lies within this of the best one's, and none where the
@@ -141,9 +139,9 @@ class PlaceRecognizer:
         Raises:
             PlaceDatabaseError: If another adapter of the model has become the active one meanwhile.
             UnreadableImageError: If a photograph cannot be read; the message names it.
-            TypeError: If it is neither a path nor a Pillow image.
-            ValueError: If a number is out of range, the model gives no usable description, or the database cannot tell
-                what is near.
+            TypeError: If it is something else, such as a tensor.
+            ValueError: If an array is not an image, a number is out of range, the model gives no usable description,
+                or the database cannot tell what is near.
         """
         self._check_adapter()
         if top_k < 1 or rerank_num < 0:
@@ -156,12 +154,9 @@ class PlaceRecognizer:
         is_calibrated = rerank_window is None and is_allowed is None and not self.uncalibrated(rerank_num)
         calibration = self.calibration if is_calibrated else None
         ask = _Question(top_k, rerank_num, rerank_window, num_exact, is_allowed, calibration)
-        if isinstance(images, str | Path | Image.Image):
+        if isinstance(images, Picture):
             return self._recognize_batch([images], ask)[0]
-        ranked = []
-        for start in range(0, len(images), batch_size):
-            ranked += self._recognize_batch(images[start : start + batch_size], ask)
-        return ranked
+        return [places for batch in in_batches(images, batch_size) for places in self._recognize_batch(batch, ask)]
 
     def match(self, image: Picture, place: RecognizedPlace) -> MatchedPoints:
         """Place the mutual nearest neighbours of a photograph and a recognised place in both pictures.
@@ -178,7 +173,7 @@ class PlaceRecognizer:
         self._check_adapter()
         if place.image is None:
             raise UnreadableImageError(f"The database does not know where the image of {place.key} is.")
-        points = match_pictures(self.model, self.database.preprocessing, _read(image), _read(place.image))
+        points = match_pictures(self.model, self.database.preprocessing, as_picture(image), as_picture(place.image))
         if points is None:
             raise ValueError("The model has no local head, so there is nothing to match.")
         return points
@@ -205,8 +200,8 @@ class PlaceRecognizer:
 
     def _recognize_batch(self, images: Sequence[Picture], ask: _Question) -> list[list[RecognizedPlace]]:
         prepare = self.database.preprocessing
-        descriptors, features = describe(self.model, torch.stack([prepare(_read(image)) for image in images]))
-        check_descriptions(descriptors, features, [str(image) for image in images])
+        descriptors, features = describe(self.model, torch.stack([prepare(as_picture(image)) for image in images]))
+        check_descriptions(descriptors, features, [_name_of(image) for image in images])
         if not self.database.has_local_features or features is None:
             ask = replace(ask, rerank_num=0)
         number = max(ask.top_k, ask.rerank_num)
@@ -294,9 +289,5 @@ def distances_m(
     return 2 * EARTH_RADIUS_M * np.arcsin(np.sqrt(along + np.cos(first) * np.cos(second) * across))
 
 
-def _read(image: Picture) -> Image.Image:
-    if isinstance(image, Image.Image):
-        return as_rgb(image)
-    if isinstance(image, str | Path):
-        return read_image(image)
-    raise TypeError(f"A photograph must be a path or a Pillow image, got {type(image).__name__}.")
+def _name_of(image: Picture) -> str:
+    return f"an array {image.shape}" if isinstance(image, np.ndarray) else str(image)

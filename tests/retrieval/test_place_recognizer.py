@@ -90,6 +90,13 @@ class TestRecognize:
         found = recognizer.recognize(images, top_k=1, batch_size=2)
         assert [[place.key for place in places] for places in found] == [["place 3"], ["place 1"], ["place 8"]]
 
+    def test_frames_of_a_camera_are_arrays_and_come_one_after_another(self, recognizer, photographs):
+        frame = np.array(Image.open(photographs / "3.png"))
+        assert recognizer.recognize(frame)[0].key == "place 3"
+        stream = (np.array(Image.open(photographs / f"{number}.png")) for number in (3, 1, 8))
+        found = recognizer.recognize(stream, top_k=1, batch_size=2)
+        assert [[place.key for place in places] for places in found] == [["place 3"], ["place 1"], ["place 8"]]
+
     def test_no_pictures_get_no_answers(self, recognizer):
         assert recognizer.recognize([]) == []
 
@@ -178,9 +185,11 @@ class TestRefusals:
             recognizer.recognize(tmp_path / "notes.txt")
 
     def test_what_is_neither_path_nor_picture_is_refused(self, recognizer):
-        for wrong in (np.zeros((4, 4, 3), np.uint8), [b"bytes"]):
-            with pytest.raises(TypeError, match="path or a Pillow image, got|Type-check error"):  # the latter in tests
+        for wrong in ([b"bytes"], [torch.zeros(3, 4, 4)], [{"image": "a.jpg"}]):
+            with pytest.raises(TypeError, match="8-bit array .* got|Type-check error"):  # the latter in tests
                 recognizer.recognize(wrong)
+        with pytest.raises(ValueError, match=r"got uint8 \(2, 4, 4, 3\).* passed as a list"):
+            recognizer.recognize(np.zeros((2, 4, 4, 3), np.uint8))
 
     @pytest.mark.parametrize("value", [np.nan, 0.0])
     @pytest.mark.parametrize("part", ["global_descriptors", "local_features"])
