@@ -12,6 +12,7 @@ from selavpr_peft.hub.loading import load
 from selavpr_peft.modeling.preprocessing import Picture, Preprocessing, as_picture
 from selavpr_peft.retrieval.encoding import describe, in_batches
 from selavpr_peft.tuner.head import global_descriptors_only
+from selavpr_peft.tuner.model import check_adapted
 
 
 def pipeline(
@@ -54,11 +55,13 @@ class DescriptorPipeline:
         batch_size: Images per forward pass.
 
     Raises:
+        TypeError: If the model has no SelaVPR adapter.
         ValueError: If the batch size is below 1.
     """
 
     def __init__(self, model: PeftModel, *, batch_size: int = 16) -> None:
         """Keep the model."""
+        check_adapted(model)
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
         self.model = model.eval()

@@ -24,6 +24,7 @@ from selavpr_peft.hub.preprocessor_file import write_preprocessor
 from selavpr_peft.modeling.preprocessing import Preprocessing
 from selavpr_peft.retrieval.calibration import Calibration, calibration_of
 from selavpr_peft.retrieval.fingerprint import adapter_fingerprint
+from selavpr_peft.tuner.model import check_adapted
 
 
 def save_adapter(
@@ -69,7 +70,11 @@ def record_backbone(model: PeftModel) -> None:
 
     Args:
         model: A model with a SelaVPR adapter.
+
+    Raises:
+        TypeError: If it has none.
     """
+    check_adapted(model)
     model.active_peft_config.backbone_fingerprint = identify_backbone(model)
 
 

@@ -15,6 +15,7 @@ from peft import PeftModel
 from selavpr_peft.errors import PlaceDatabaseError
 from selavpr_peft.files import write_text_atomically
 from selavpr_peft.retrieval.fingerprint import adapter_fingerprint, backbone_fingerprint
+from selavpr_peft.tuner.model import check_adapted
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
@@ -68,7 +69,11 @@ def describe_settings(model: PeftModel) -> dict[str, Any]:
 
     Args:
         model: A model with a SelaVPR adapter.
+
+    Raises:
+        TypeError: If it has none.
     """
+    check_adapted(model)
     config = model.active_peft_config
     return {
         "backbone": backbone_fingerprint(model),

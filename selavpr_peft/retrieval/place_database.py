@@ -421,6 +421,7 @@ class PlaceDatabase:
             raise PlaceDatabaseError(
                 f"{self.folder} was built with another {' and '.join(name.replace('_', ' ') for name in differing)};"
                 " load the model that it was built with, or build it again with this one."
+                + (f" Its weights have a type, too: here {_dtype_of(model)}." if "backbone" in differing else "")
             )
 
     def damaged_places(self) -> Iterator[tuple[str, str]]:
@@ -449,6 +450,10 @@ class PlaceDatabase:
     def _take_over(self, manifest: dict[str, Any]) -> None:
         self.manifest = manifest
         self.index.remove(np.array(manifest["removed_rows"], dtype=np.int64))
+
+
+def _dtype_of(model: PeftModel) -> str:
+    return str(model.get_base_model().dtype).removeprefix("torch.")
 
 
 def _has_only_lost(before: dict[str, Any], now: dict[str, Any]) -> bool:

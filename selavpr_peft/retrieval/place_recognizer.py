@@ -89,11 +89,14 @@ class PlaceRecognizer:
 
     Raises:
         PlaceDatabaseError: If the database was built with another model or other settings.
+        TypeError: If the model has no SelaVPR adapter, or the database is none.
         ValueError: If the calibration is of another adapter.
     """
 
     def __init__(self, model: PeftModel, database: PlaceDatabase, *, calibration: Calibration | None = None) -> None:
         """Check that model, database and calibration belong together."""
+        if not isinstance(database, PlaceDatabase):
+            raise TypeError(f"database must be an open PlaceDatabase, got {database!r}; see PlaceDatabase.open.")
         database.check_model(model)
         self.model = model
         self.database = database
@@ -261,6 +264,11 @@ class PlaceRecognizer:
             return None
         if near is None or radius_m is None:
             raise ValueError("near and radius_m must be given together: where to look, and how far around.")
+        if np.shape(near) != (2,) or not (abs(near[0]) <= 90 and abs(near[1]) <= 360):
+            raise ValueError(
+                "near must be one point for all photographs, as (latitude, longitude) in degrees, got"
+                f" {tuple(near)}; ask about photographs one by one where each has its own."
+            )
         columns = self.database.places.column_names
         if not set(DEGREES) <= set(columns):
             raise ValueError(f"near needs a database with the columns 'latitude' and 'longitude', got {columns}.")

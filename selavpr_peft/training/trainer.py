@@ -42,6 +42,7 @@ from selavpr_peft.training.official_epochs import EvaluateAfterOfficialEpochs
 from selavpr_peft.training.places import training_places
 from selavpr_peft.training.query_weights import weigh_queries
 from selavpr_peft.training.sampler import MinedBatchSampler
+from selavpr_peft.tuner.model import check_adapted
 
 
 class SelaTrainer(AdapterTrainer):
@@ -60,6 +61,7 @@ class SelaTrainer(AdapterTrainer):
         **kwargs: Further arguments of `transformers.Trainer`.
 
     Raises:
+        TypeError: If the model has no SelaVPR adapter, or the settings are those of another trainer.
         ValueError: Before the first step, if data and settings do not go together.
     """
 
@@ -78,7 +80,10 @@ class SelaTrainer(AdapterTrainer):
         **kwargs: Any,
     ) -> None:
         """Validate data and settings, and set up Trainer."""
+        check_adapted(model)
         _check_trainable(model)
+        if not isinstance(args, SelaTrainingArguments):
+            raise TypeError(f"args must be SelaTrainingArguments, got {type(args).__name__}; it has the same fields.")
         record_backbone(model)
         args = copy.copy(args)
         if eval_places is None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
+from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
@@ -138,6 +139,24 @@ class SelaModel(BaseTuner):
         """Accept files with either spelling of DINOv3's blocks (peft >= 0.21; older ones pass through the hook)."""
         state_dict = {canonical_name(name): tensor for name, tensor in state_dict.items()}
         return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+
+
+def check_adapted(model: Any) -> None:
+    """Raise unless a SelaVPR adapter of a model is active.
+
+    Args:
+        model: What was passed as a model.
+
+    Raises:
+        TypeError: If it has none; the message says how to make one.
+    """
+    found = model.active_peft_config if isinstance(model, PeftModel) else model
+    if not isinstance(found, SelaConfig):
+        raise TypeError(
+            f"model must be a PEFT model with a SelaVPR adapter, got {type(model).__name__}"
+            + (f" with {type(found).__name__}" if isinstance(model, PeftModel) else "")
+            + "; load one by selavpr_peft.load(adapter), or make one by get_peft_model(backbone, SelaConfig())."
+        )
 
 
 def _check_recorded_shape(config: SelaConfig, shape: BackboneShape) -> None:

@@ -7,14 +7,18 @@ import pytest
 import torch
 from datasets import Dataset
 from filelock import FileLock
+from peft import LoraConfig, get_peft_model
 
 from selavpr_peft.errors import PlaceDatabaseError
+from selavpr_peft.hub.loading import adapt_freshly
 from selavpr_peft.matching import quantize_local_features
 from selavpr_peft.modeling.preprocessing import Preprocessing
+from selavpr_peft.modeling.toy_backbone import toy_backbone
 from selavpr_peft.retrieval import PlaceDatabase, PlaceRecognizer, building, place_database
 from selavpr_peft.retrieval.descriptor_index import DescriptorIndex
 from selavpr_peft.retrieval.encoding import encode_places
 from selavpr_peft.retrieval.sharded_array import ShardedArray
+from selavpr_peft.tuner.model import check_adapted
 from tests.retrieval.conftest import make_model
 
 
@@ -383,6 +387,18 @@ class TestRefusals:
             next(p for name, p in model.named_parameters() if "sela_" not in name and "vpr_head" not in name).add_(1)
         with pytest.raises(PlaceDatabaseError, match="was built with another backbone;"):
             database.check_model(model)
+
+    def test_where_the_backbone_differs_its_type_is_told(self, database):
+        rounded = adapt_freshly(toy_backbone(seed=0).bfloat16(), make_model().active_peft_config, seed=0)
+        with pytest.raises(PlaceDatabaseError, match="another backbone;.* type, too: here bfloat16"):
+            database.check_model(rounded)
+
+    def test_a_model_without_adapter_is_refused_with_how_to_make_one(self, database):
+        lora = get_peft_model(toy_backbone(), LoraConfig(target_modules=["query", "q_proj"]))
+        with pytest.raises(TypeError, match="a SelaVPR adapter, got PeftModel with LoraConfig; load one by"):
+            database.check_model(lora)
+        with pytest.raises(TypeError, match=r"got Dinov2Model; .* get_peft_model\(backbone, SelaConfig\(\)\)"):
+            check_adapted(toy_backbone())
 
     @pytest.mark.parametrize(
         ("settings", "name"),

@@ -221,6 +221,13 @@ class TestRefusals:
         with pytest.raises(ValueError, match="near and radius_m must be given together"):
             recognizer.recognize(darkened, **half)
 
+    @pytest.mark.parametrize("near", [(-180.0, 66.0), (float("nan"), 0.0), [(66.0, -18.0)] * 2])
+    def test_a_point_that_is_none_is_refused(self, recognizer, darkened, near):
+        with pytest.raises(
+            (ValueError, TypeError), match=r"one point .* \(latitude, longitude\) in degrees|Type-check"
+        ):
+            recognizer.recognize(darkened, near=near, radius_m=10.0)
+
     def test_nearness_needs_coordinates(self, model, places, darkened, tmp_path):
         database = PlaceDatabase.build(model, places.remove_columns("latitude"), tmp_path / "db")
         with pytest.raises(ValueError, match="needs a database with the columns 'latitude' and 'longitude'"):

@@ -9,6 +9,7 @@ import PIL.Image
 import pytest
 import torch
 from datasets import Dataset, DatasetDict, Image
+from peft import LoraConfig, get_peft_model
 from transformers import TrainerCallback, TrainingArguments
 
 from selavpr_peft.data.loading import load_places
@@ -529,6 +530,11 @@ class TestBadInput:
             parameter.requires_grad = False
         with pytest.raises(ValueError, match="no trainable parameters; load it with is_trainable=True"):
             make_trainer(model=model)
+
+    def test_an_adapter_of_another_method(self, make_trainer):
+        lora = get_peft_model(tiny_backbone(), LoraConfig(target_modules=["query", "q_proj"]))
+        with pytest.raises(TypeError, match="a SelaVPR adapter, got PeftModel with LoraConfig"):
+            make_trainer(model=lora)
 
     def test_an_unknown_way_of_mining(self, make_trainer):
         with pytest.raises(ValueError, match="mining must be one of .* got 'hardest'"):
