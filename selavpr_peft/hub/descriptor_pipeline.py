@@ -67,6 +67,14 @@ class DescriptorPipeline:
         self.model = model.eval()
         self.batch_size = batch_size
 
+    def __repr__(self) -> str:
+        """Tell how pictures are prepared and what comes out."""
+        config = self.model.active_peft_config
+        return (
+            f"DescriptorPipeline(adapter {self.model.active_adapter!r}, {config.backbone_hidden_size} channels,"
+            f" {Preprocessing.of(config)}, batch_size={self.batch_size})"
+        )
+
     def __call__(
         self, images: Picture | Iterable[Picture], *, batch_size: int | None = None
     ) -> Float[Tensor, " D"] | Float[Tensor, "B D"]:

@@ -189,6 +189,12 @@ class PlaceDatabase:
         """Give the number of places that can be found: those that were not removed."""
         return int(self.index.is_live.sum())
 
+    def __repr__(self) -> str:
+        """Tell folder, size and form."""
+        shape = self.manifest["local_map_shape"]
+        features = f"{self.local_dtype} local features {'x'.join(map(str, shape))}" if shape else "no local features"
+        return f"PlaceDatabase({str(self.folder)!r}: {len(self)} places, {features}, index {self.index.kind})"
+
     @property
     def has_local_features(self) -> bool:
         """Whether candidates can be re-ranked."""

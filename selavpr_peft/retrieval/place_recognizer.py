@@ -106,6 +106,11 @@ class PlaceRecognizer:
             self.calibration.check_adapter(digest)
         self._adapter = model.active_adapter
 
+    def __repr__(self) -> str:
+        """Tell what locates photographs, and among what."""
+        calibrated = "not calibrated" if self.calibration is None else "calibrated"
+        return f"PlaceRecognizer(adapter {self._adapter!r}, {calibrated}, {self.database!r})"
+
     def recognize(
         self,
         images: Picture | Iterable[Picture],

@@ -79,6 +79,12 @@ class TestCall:
         with pytest.raises(ValueError, match=r"must be an 8-bit image \(H, W\) or \(H, W, 3\), got"):
             describe(array)
 
+    def test_its_name_tells_what_comes_out(self, describe):
+        assert repr(describe) == (
+            "DescriptorPipeline(adapter 'default', 64 channels,"
+            " Preprocessing(image_size=(56, 84), resize='antialias'), batch_size=16)"
+        )
+
     def test_it_leaves_the_local_features_of_the_model_on(self, model, describe):
         describe(picture())
         assert model(pixel_values=torch.zeros(1, 3, 56, 84)).local_features is not None

@@ -372,6 +372,20 @@ class TestInterruption:
         assert len(PlaceDatabase.build(model, places, tmp_path / "db")) == 10
 
 
+class TestRepr:
+    def test_tells_folder_size_and_form(self, model, places, tmp_path):
+        database = PlaceDatabase.build(model, places, tmp_path / "db", local_dtype="int8")
+        database.remove(["place 3"])
+        folder = repr(str(tmp_path / "db"))
+        assert repr(database) == f"PlaceDatabase({folder}: 9 places, int8 local features 13x17x8, index flat)"
+        expected = f"PlaceRecognizer(adapter 'default', not calibrated, {database!r})"
+        assert repr(PlaceRecognizer(model, database)) == expected
+
+    def test_without_local_head_there_are_no_local_features(self, places, tmp_path):
+        database = PlaceDatabase.build(make_model(use_local_head=False), places, tmp_path / "db")
+        assert "10 places, no local features, index flat" in repr(database)
+
+
 class TestRefusals:
     @pytest.fixture
     def database(self, model, places, tmp_path):
