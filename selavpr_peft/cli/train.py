@@ -114,7 +114,7 @@ def read_settings(config: Path | None) -> dict[str, Any]:
         values = content[section] or {}
         if not isinstance(values, dict):
             raise ValueError(f"{section} in {config} must hold fields as `name: value`, got {values!r}.")
-        content[section] = {name: _number_or(value) for name, value in values.items()}
+        content[section] = {name: _as_meant(value) for name, value in values.items()}
     return content
 
 
@@ -132,6 +132,7 @@ def build_trainer(chosen: dict[str, Any], overrides: list[str]) -> "SelaTrainer"
     from selavpr_peft.data.place_table import parse_frames
     from selavpr_peft.hub.loading import adapt_freshly, load_adapted_model, load_backbone
     from selavpr_peft.training import SelaTrainer, SelaTrainingArguments
+    from selavpr_peft.training.facts import PlaceNames
     from selavpr_peft.tuner.config import SelaConfig
 
     training, adapter_settings = split_overrides(
@@ -143,7 +144,12 @@ def build_trainer(chosen: dict[str, Any], overrides: list[str]) -> "SelaTrainer"
     adapter_settings = chosen.get("adapter_settings", {}) | adapter_settings
     _check_names("training", training, SelaTrainingArguments)
     _check_names("adapter_settings", adapter_settings, SelaConfig)
-    training = {"report_to": [], "eval_strategy": "epoch" if chosen.get("eval_data") else "no"} | training
+    training = {
+        "report_to": [],
+        "eval_strategy": "epoch" if chosen.get("eval_data") else "no",
+        "logging_strategy": "steps" if "logging_steps" in training else "epoch",  # the loss of every mining round
+        "disable_tqdm": False,  # Trainer would take the quiet logging of commands for a wish to see nothing
+    } | training
     arguments = SelaTrainingArguments(output_dir=str(chosen["output"]), **training)
     train_places = load_places(chosen["data"], frames=parse_frames(chosen.get("train_frames")))
     eval_places = None
@@ -155,7 +161,9 @@ def build_trainer(chosen: dict[str, Any], overrides: list[str]) -> "SelaTrainer"
         model = load_adapted_model(chosen["backbone"], chosen["adapter"], is_trainable=True)
     else:
         model = adapt_freshly(load_backbone(chosen["backbone"]), SelaConfig(**adapter_settings), seed=arguments.seed)
-    return SelaTrainer(model=model, args=arguments, train_places=train_places, eval_places=eval_places)
+    trainer = SelaTrainer(model=model, args=arguments, train_places=train_places, eval_places=eval_places)
+    trainer.place_names = PlaceNames.of(*(_with_frames(chosen, name) for name in ("train", "eval")))
+    return trainer
 
 
 def split_overrides(
@@ -164,7 +172,8 @@ def split_overrides(
     """Sort NAME=VALUE settings into those of the training and those of the adapter.
 
     Args:
-        overrides: As given on the command line; values are read as YAML, so numbers, lists and true/false work.
+        overrides: As given on the command line; values are read as YAML, so numbers, lists and true/false work; so do
+            tuples.
         training_fields: Names of the first.
         adapter_fields: Names of the second.
 
@@ -181,14 +190,27 @@ def split_overrides(
             raise ValueError(
                 f"--set takes NAME=VALUE with a field of SelaTrainingArguments or SelaConfig, got {text!r}."
             )
-        (training if name in training_fields else adapter)[name] = _number_or(yaml.safe_load(value))
+        (training if name in training_fields else adapter)[name] = _as_meant(yaml.safe_load(value))
     return training, adapter
 
 
-def _number_or(value: Any) -> Any:
-    """Read 1e-4, which YAML takes for text, as the number it is meant to be."""
+def _with_frames(chosen: dict[str, Any], use: str) -> str | None:
+    """Name the folder of places to train or evaluate on, with the frames that are taken of it."""
+    data, frames = chosen.get({"train": "data", "eval": "eval_data"}[use]), chosen.get(f"{use}_frames")
+    if not data or not frames:
+        return data
+    folder = Path(data).resolve()
+    return str(folder.with_name(f"{folder.name}, frames {frames}"))
+
+
+def _as_meant(value: Any) -> Any:
+    """Read 1e-4 and (224, 224), which YAML takes for text, as the numbers they are meant to be."""
     if not isinstance(value, str):
         return value
+    if value.startswith("(") and value.endswith(")"):
+        import yaml
+
+        return [_as_meant(part) for part in yaml.safe_load(f"[{value[1:-1]}]")]
     try:
         return float(value)
     except ValueError:

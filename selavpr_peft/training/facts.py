@@ -105,4 +105,4 @@ def reports_of_weights(model: PeftModel, reports: dict[str, Any], best_checkpoin
 
 
 def _name_of(places: Any) -> str:
-    return Path(places).name if isinstance(places, str | Path) else "places in memory"
+    return Path(places).resolve().name if isinstance(places, str | Path) else "places in memory"

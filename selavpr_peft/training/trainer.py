@@ -149,7 +149,7 @@ class SelaTrainer(AdapterTrainer):
             batch_sampler=self.sampler,
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
-            pin_memory=self.args.dataloader_pin_memory,
+            pin_memory=self.args.dataloader_pin_memory and self.args.device.type != "cpu",
         )
         self.accelerator.even_batches = False
         return self.accelerator.prepare(loader)

@@ -106,6 +106,22 @@ class TestTraining:
         assert evaluated.report["protocol"]["image_size"] == [112, 112]
         assert evaluated.report["num_queries"] == 6
 
+    def test_the_loss_of_every_round_and_the_progress_are_shown(self, train):
+        run = train()
+        assert run.code == 0, run.err
+        assert run.out.count("global_loss") == 2
+        assert "2/2" in run.err  # steps
+        assert "pin_memory" not in run.err
+        assert train(settings={"logging_steps": "2.0"}).out.count("global_loss") == 1
+
+    def test_what_is_trained_on_is_named_in_the_facts(self, train, walk, tmp_path, monkeypatch):
+        monkeypatch.chdir(walk)
+        run = train(data=".", train_frames="10-14", eval_data=walk, settings={"eval_positive_radius": "0.0"})
+        assert run.code == 0, run.err
+        assert json.loads((tmp_path / "out" / "training.json").read_text())["training_places"] == "walk, frames 10-14"
+        (report,) = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+        assert report["protocol"]["database"] == "walk"
+
     def test_it_evaluates_where_asked_and_keeps_the_best(self, train, walk, tmp_path):
         run = train(
             eval_data=walk,
@@ -241,6 +257,8 @@ class TestSettings:
             ("mining=full", ({"mining": "full"}, {})),
             ("run_name=a=b", ({"run_name": "a=b"}, {})),
             ("image_size=[56, 70]", ({}, {"image_size": [56, 70]})),
+            ("image_size=(56, 70)", ({}, {"image_size": [56, 70]})),
+            ("layers_to_transform=(3,)", ({}, {"layers_to_transform": [3]})),
             ("layers_to_transform=null", ({}, {"layers_to_transform": None})),
         ],
     )
