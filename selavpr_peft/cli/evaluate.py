@@ -33,13 +33,14 @@ def evaluate(
     """
     options.check_dtype(dtype)
     quiet_host_libraries()
-    from selavpr_peft.data.place_table import parse_frames, read_place_table
+    from selavpr_peft.data.loading import DATABASE, QUERIES, load_places
+    from selavpr_peft.data.place_table import parse_frames
     from selavpr_peft.evaluation.evaluator import evaluate_two_stage
     from selavpr_peft.evaluation.protocol import model_protocol
     from selavpr_peft.modeling.preprocessing import Preprocessing
 
-    database_places = read_place_table(database, frames=parse_frames(database_frames))
-    query_places = read_place_table(queries, frames=parse_frames(query_frames))
+    database_places = load_places(database, frames=parse_frames(database_frames))[DATABASE]
+    query_places = load_places(queries, frames=parse_frames(query_frames))[QUERIES]
     model = options.load_model(backbone, adapter, dtype=dtype, device=device, seed=seed)
     result = evaluate_two_stage(
         model,

@@ -14,7 +14,9 @@ Adapter = Annotated[
     typer.Option(help="Hub id or folder of an adapter; without it the frozen backbone with a fresh one is used."),
 ]
 _PLACES = typer.Option(
-    metavar="DIR[:TRAVERSE]", help="Folder with places.csv, and the traverse to take from it.", show_default=False
+    metavar="DIR[:TRAVERSE]",
+    help="Folder with places.csv, and the traverse to take from it, or a folder of images with @utm@ names.",
+    show_default=False,
 )
 Places = Annotated[str, _PLACES]
 OptionalPlaces = Annotated[str | None, _PLACES]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Photograph = Annotated[Path, typer.Argument(help="A photograph.")]
 Queries = Annotated[
     str | None,
-    typer.Option(metavar="DIR[:TRAVERSE]", help="Table that has the photograph and says where it was taken."),
+    typer.Option(metavar="DIR[:TRAVERSE]", help="Places that have the photograph and say where it was taken."),
 ]
 Radius = Annotated[
     float | None,
@@ -329,11 +329,11 @@ def _recognize(
 
 
 def _table_row(image: Path, queries: str) -> "datasets.Dataset":
-    """Read a table of queries and take the row of a photograph from it."""
-    from selavpr_peft.data.place_table import read_place_table
+    """Read places and take the row of a photograph from it."""
+    from selavpr_peft.data.loading import QUERIES, load_places
     from selavpr_peft.data.schema import row_of_picture
 
-    table = read_place_table(queries)
+    table = load_places(queries)[QUERIES]
     return table.select([row_of_picture(table, image)])
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -174,6 +175,37 @@ class TestOptions:
         assert run.report["retrieval"]["10"] == pytest.approx(5 / 6)
         (reason,) = run.report["unreadable_images"]
         assert f"{walk}/night/2.png cannot be read" in reason
+
+
+class TestLayouts:
+    @pytest.fixture
+    def val(self, walk, tmp_path):
+        """The walk as the field keeps data sets: @utm@ names, places 10 m apart, night by day."""
+        for split, traverse in {"database": "day", "queries": "night"}.items():
+            (tmp_path / "val" / split).mkdir(parents=True)
+            for place in range(6):
+                shutil.copy(walk / traverse / f"{place}.png", tmp_path / "val" / split / f"@{10 * place}.0@5.0@.png")
+        return tmp_path / "val"
+
+    def test_folders_of_utm_names_are_evaluated_in_metres(self, evaluate, val):
+        by_frames = evaluate("--json", "-").report
+        run = evaluate("--json", "-", database=val / "database", queries=val / "queries", positive_radius=10)
+        assert run.code == 0, run.err
+        assert (run.report["protocol"]["radius_unit"], run.report["num_queries"]) == ("m", 6)
+        assert [run.report[stage] for stage in ("retrieval", "reranked")] == [
+            by_frames[stage] for stage in ("retrieval", "reranked")
+        ]
+
+    def test_a_folder_of_both_gives_each_side_its_own(self, evaluate, val):
+        both = evaluate("--json", "-", database=val, queries=val, positive_radius=10).report
+        apart = evaluate("--json", "-", database=val / "database", queries=val / "queries", positive_radius=10).report
+        assert both["retrieval"] == apart["retrieval"]
+        assert (both["num_queries"], both["num_database"]) == (6, 6)
+
+    def test_photographs_without_positions_are_refused_before_anything_is_described(self, evaluate, walk):
+        run = evaluate(database=walk / "day")
+        assert (run.code, run.out, len(run.err.splitlines())) == (2, "", 1)
+        assert re.match(r"Error: Expected places with positions .*, got \['image', 'key'\]", run.err)
 
 
 class TestMistakes:

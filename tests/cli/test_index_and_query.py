@@ -135,7 +135,7 @@ class TestPhotographsAlone:
             ),
             (
                 ["evaluate", "--database", "{photographs}", "--queries", "{photographs}", "--positive-radius", "1"],
-                "Expected places.csv",
+                "Expected places with positions",
             ),
         ],
     )
