@@ -1,5 +1,6 @@
 """`selavpr query`: tell where photographs were taken."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -93,7 +94,7 @@ def _sentence(image: Path, places: list["RecognizedPlace"]) -> str:
 
 
 def _position(place: "RecognizedPlace") -> str:
-    values = ", ".join(f"{name} {value:.7g}" for name, value in place.coordinates.items())
+    values = ", ".join(f"{name} {value:.9g}" for name, value in place.coordinates.items())
     return f" ({values})" if values else ""
 
 
@@ -141,5 +142,11 @@ def _as_report(images: list[Path], found: list[list["RecognizedPlace"]]) -> list
 
 
 def _plain(value: Any) -> Any:
-    """Turn what JSON has no form for, such as a time, into text."""
-    return value if isinstance(value, str | int | float | bool | list | dict | None) else str(value)
+    """Turn what JSON has no form for into text, such as a time; NaN and infinity become None."""
+    if isinstance(value, dict):
+        return {str(name): _plain(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -1,11 +1,14 @@
 """`selavpr index` and `selavpr query`: a database is built once and answers in sentences and in JSON."""
 
+import datetime
 import json
 import re
 import shutil
 
+import pyarrow as pa
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
 from selavpr_peft.data import place_table
 from selavpr_peft.retrieval import PlaceDatabase
@@ -173,6 +176,35 @@ class TestQuery:
         assert (best["key"], best["frame"], best["traverse"]) == ("day/0.png", 10, "day")
         assert best["num_matches"] > 0
         assert len(queries[0]["places"]) == 5
+
+    def test_whatever_a_table_holds_is_valid_json(self, selavpr, walk, models, tmp_path):
+        day = datetime.datetime(2020, 5, 17, 12, 30)
+        columns = {
+            "image": ["day/0.png"],
+            "frame": [0],
+            "seen": [[day]],
+            "weather": [{"since": day, "rain_mm": float("nan")}],
+            "speed": [float("inf")],
+        }
+        (walk / "places.csv").unlink()
+        parquet.write_table(pa.table(columns), walk / "places.parquet")
+        model = ("--backbone", models / "backbone", "--adapter", models / "adapter")
+        assert selavpr("index", walk, *model, "--output", tmp_path / "db").code == 0
+        run = selavpr("query", tmp_path / "db", walk / "day" / "0.png", *model, "--json", "-")
+        assert run.code == 0, run.err
+        (place,) = run.report["queries"][0]["places"]
+        assert place["seen"] == [str(day)]
+        assert (place["weather"], place["speed"]) == ({"since": str(day), "rain_mm": None}, None)
+
+    def test_a_position_is_told_to_less_than_a_metre(self, selavpr, walk, models, tmp_path):
+        places = (
+            "image,easting_m,northing_m,latitude,longitude\nday/0.png,500123.25,6961234.75,-27.470125,153.021072\n"
+        )
+        (walk / "places.csv").write_text(places)
+        model = ("--backbone", models / "backbone", "--adapter", models / "adapter")
+        assert selavpr("index", walk, *model, "--output", tmp_path / "db").code == 0
+        run = selavpr("query", tmp_path / "db", walk / "day" / "0.png", *model)
+        assert "(latitude -27.470125, longitude 153.021072, easting_m 500123.25, northing_m 6961234.75)" in run.out
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
