@@ -162,7 +162,9 @@ def build_trainer(chosen: dict[str, Any], overrides: list[str]) -> "SelaTrainer"
     else:
         model = adapt_freshly(load_backbone(chosen["backbone"]), SelaConfig(**adapter_settings), seed=arguments.seed)
     trainer = SelaTrainer(model=model, args=arguments, train_places=train_places, eval_places=eval_places)
-    trainer.place_names = PlaceNames.of(*(_with_frames(chosen, name) for name in ("train", "eval")))
+    trainer.place_names = PlaceNames.of(
+        *(chosen.get(name) for name in ("data", "eval_data", "train_frames", "eval_frames"))
+    )
     return trainer
 
 
@@ -192,15 +194,6 @@ def split_overrides(
             )
         (training if name in training_fields else adapter)[name] = _as_meant(yaml.safe_load(value))
     return training, adapter
-
-
-def _with_frames(chosen: dict[str, Any], use: str) -> str | None:
-    """Name the folder of places to train or evaluate on, with the frames that are taken of it."""
-    data, frames = chosen.get({"train": "data", "eval": "eval_data"}[use]), chosen.get(f"{use}_frames")
-    if not data or not frames:
-        return data
-    folder = Path(data).resolve()
-    return str(folder.with_name(f"{folder.name}, frames {frames}"))
 
 
 def _as_meant(value: Any) -> Any:

@@ -427,7 +427,11 @@ class PlaceDatabase:
             raise PlaceDatabaseError(
                 f"{self.folder} was built with another {' and '.join(name.replace('_', ' ') for name in differing)};"
                 " load the model that it was built with, or build it again with this one."
-                + (f" Its weights have a type, too: here {_dtype_of(model)}." if "backbone" in differing else "")
+                + (
+                    f" The type of its weights counts, too; here it is {_dtype_of(model)}."
+                    if "backbone" in differing
+                    else ""
+                )
             )
 
     def damaged_places(self) -> Iterator[tuple[str, str]]:

@@ -35,14 +35,18 @@ class PlaceNames:
     evaluation: str
 
     @classmethod
-    def of(cls, train: Any, evaluation: Any) -> "PlaceNames":
+    def of(
+        cls, train: Any, evaluation: Any, train_frames: str | None = None, eval_frames: str | None = None
+    ) -> "PlaceNames":
         """Take the names of their folders.
 
         Args:
             train: Anything `load_places` takes.
             evaluation: The same, or None.
+            train_frames: Frames that were taken of the first, as A-B; None for all.
+            eval_frames: The same for the second.
         """
-        return cls(train=_name_of(train), evaluation=_name_of(evaluation))
+        return cls(train=_name_of(train, train_frames), evaluation=_name_of(evaluation, eval_frames))
 
 
 def training_facts(
@@ -104,5 +108,6 @@ def reports_of_weights(model: PeftModel, reports: dict[str, Any], best_checkpoin
     return [report for report in saved if report["protocol"].get(ADAPTER_DIGEST) == digest]
 
 
-def _name_of(places: Any) -> str:
-    return Path(places).resolve().name if isinstance(places, str | Path) else "places in memory"
+def _name_of(places: Any, frames: str | None) -> str:
+    name = Path(places).resolve().name if isinstance(places, str | Path) else "places in memory"
+    return f"{name}, frames {frames}" if frames else name

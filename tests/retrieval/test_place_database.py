@@ -404,7 +404,7 @@ class TestRefusals:
 
     def test_where_the_backbone_differs_its_type_is_told(self, database):
         rounded = adapt_freshly(toy_backbone(seed=0).bfloat16(), make_model().active_peft_config, seed=0)
-        with pytest.raises(PlaceDatabaseError, match="another backbone;.* type, too: here bfloat16"):
+        with pytest.raises(PlaceDatabaseError, match="another backbone;.* counts, too; here it is bfloat16"):
             database.check_model(rounded)
 
     def test_a_model_without_adapter_is_refused_with_how_to_make_one(self, database):
