@@ -69,7 +69,7 @@ benchmarks: .venv/.ready
 	$(BIN)/python benchmarks/ablation.py --data $(DATA) --backbone $(BACKBONE) $(FRAMES) --json $(RESULTS)/ablation.json
 	$(BIN)/python benchmarks/quantised_recall.py $(TRAINED) --query-frames 103-139 \
 		--json $(RESULTS)/quantised_recall.json
-	$(BIN)/python benchmarks/quantised_recall.py $(TRAINED) --compact --query-frames 103-139 \
+	$(BIN)/python benchmarks/compact_features.py $(TRAINED) --query-frames 103-139 \
 		--json $(RESULTS)/compact_features.json
 	$(BIN)/python benchmarks/adaptive_reranking.py $(TRAINED) --json $(RESULTS)/adaptive_reranking.json
 	$(BIN)/python benchmarks/crops.py $(TRAINED) --json $(RESULTS)/crops.json --figure docs/images/crop-descriptors.png
