@@ -1,6 +1,7 @@
 """`selavpr query`: tell where photographs were taken."""
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,8 @@ from selavpr_peft.cli import options
 from selavpr_peft.cli.printing import quiet_host_libraries, write_json
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from selavpr_peft.retrieval import RecognizedPlace
 
 
@@ -44,6 +47,7 @@ def query(
     dtype: options.DType = "float32",
     device: options.Device = "auto",
     seed: options.Seed = 0,
+    strict: options.Strict = False,
     json: options.Json = None,
 ) -> None:
     r"""Locate photographs in a place database, best places first.
@@ -61,10 +65,12 @@ def query(
     quiet_host_libraries()
     from selavpr_peft.retrieval import PlaceDatabase, PlaceRecognizer
 
+    query_names = _names_in_pairs(images, image_folder) if pairs is not None else {}
+    unreadable: dict[Path, str] = {}
     opened = PlaceDatabase.from_pretrained(database)
     recognizer = PlaceRecognizer(options.load_model(backbone, adapter, dtype=dtype, device=device, seed=seed), opened)
     found = recognizer.recognize(
-        images,
+        _readable(images, unreadable, is_strict=strict),
         top_k=top_k,
         rerank_num=rerank_num,
         rerank_window=rerank_window,
@@ -72,15 +78,39 @@ def query(
         near=near,
         radius_m=radius_m,
     )
+    images = [image for image in images if image not in unreadable]
     if json != "-":
         typer.echo("\n\n".join(_sentence(image, places) for image, places in zip(images, found, strict=True)))
         differing = recognizer.uncalibrated(rerank_num)
         if differing:
             typer.echo(f"\nno probabilities: the adapter was calibrated with another {' and '.join(differing)}")
+        if unreadable:
+            typer.echo(f"\n{len(unreadable)} photographs could not be read, the first: {next(iter(unreadable))}")
     if pairs is not None:
-        _write_pairs(images, found, pairs, image_folder)
+        _write_pairs([query_names[image] for image in images], found, pairs, image_folder)
     if json is not None:
-        write_json({"database": database, "queries": _as_report(images, found)}, json)
+        report = {
+            "database": database,
+            "queries": _as_report(images, found),
+            "unreadable_images": list(unreadable.values()),
+        }
+        write_json(report, json)
+
+
+def _readable(images: list[Path], unreadable: dict[Path, str], *, is_strict: bool) -> Iterator["Image.Image"]:
+    """Read photographs one by one; note those that cannot be read, and raise if that is all of them."""
+    from tqdm.auto import tqdm
+
+    from selavpr_peft.errors import UnreadableImageError
+    from selavpr_peft.modeling.preprocessing import read_image
+
+    for image in tqdm(images, desc="locating", unit="image", disable=len(images) == 1):
+        try:
+            yield read_image(image)
+        except UnreadableImageError as error:
+            unreadable[image] = str(error)
+            if is_strict or unreadable.keys() == set(images):
+                raise
 
 
 def _sentence(image: Path, places: list["RecognizedPlace"]) -> str:
@@ -104,8 +134,17 @@ def _evidence(place: "RecognizedPlace") -> str:
     return f": {matches}similarity {place.score:.3f}{probability}"
 
 
+def _names_in_pairs(images: list[Path], image_folder: Path | None) -> dict[Path, str]:
+    """Say what photographs are called in a list of pairs."""
+    from selavpr_peft.retrieval.image_pairs import name_within
+
+    if image_folder is None:
+        return {image: image.as_posix() for image in images}
+    return {image: name_within(image, image_folder) for image in images}
+
+
 def _write_pairs(
-    images: list[Path], found: list[list["RecognizedPlace"]], path: Path, image_folder: Path | None
+    queries: list[str], found: list[list["RecognizedPlace"]], path: Path, image_folder: Path | None
 ) -> None:
     """Write which places each photograph is to be matched with."""
     from selavpr_peft.retrieval.image_pairs import image_pairs, name_within, write_image_pairs
@@ -117,7 +156,6 @@ def _write_pairs(
             raise ValueError(f"The database does not know the image of {place.key}; leave --image-folder out.")
         return name_within(place.image, image_folder)
 
-    queries = [image.as_posix() if image_folder is None else name_within(image, image_folder) for image in images]
     write_image_pairs(image_pairs(queries, [[name_of(place) for place in places] for places in found]), path)
 
 

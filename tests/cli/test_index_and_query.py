@@ -233,6 +233,25 @@ class TestQuery:
         assert run.code == 2
         assert "places.csv cannot be read" in run.err
 
+    def test_photographs_that_cannot_be_read_do_not_keep_the_others_from_being_answered(
+        self, selavpr, indexed, walk, tmp_path
+    ):
+        folder, model, _ = indexed
+        images = [walk / "none.png", walk / "day" / "0.png", walk / "places.csv"]
+        out = ("--json", tmp_path / "answer.json", "--pairs", tmp_path / "pairs.txt", "--top-k", 1)
+        run = selavpr("query", folder, *images, *model, *out)
+        assert run.code == 0, run.err
+        assert run.out.startswith(f"{images[1]} shows the place of day/0.png")
+        assert run.out.splitlines()[-1] == f"2 photographs could not be read, the first: {images[0]}"
+        report = json.loads((tmp_path / "answer.json").read_text())
+        assert [query["image"] for query in report["queries"]] == [str(images[1])]
+        assert all(str(path) in text for path, text in zip(images[::2], report["unreadable_images"], strict=True))
+        assert (tmp_path / "pairs.txt").read_text() == f"{images[1]} day/0.png\n"
+        for refused in ([*images, "--strict"], images[::2]):
+            run = selavpr("query", folder, *refused, *model)
+            assert (run.code, run.out) == (2, "")
+            assert "cannot be read" in run.err.splitlines()[-1]
+
     @pytest.mark.parametrize(
         ("name", "message"),
         [
@@ -290,4 +309,5 @@ class TestPairs:
         run = selavpr("query", folder, walk / "night" / "5.png", *model, *arguments)
         assert run.code == 2
         assert re.match(f"Error: .*{message}", run.err.splitlines()[-1])
+        assert run.out == ""
         assert not (tmp_path / "p.txt").exists()
