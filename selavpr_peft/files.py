@@ -1,5 +1,6 @@
 """Write files so that a failure at any moment leaves either the old content or the new one, never half of it."""
 
+import errno
 import os
 import shutil
 import tempfile
@@ -7,6 +8,9 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+NO_ROOM_BYTES = 1 << 20
+"""A disk with less room than this is taken for full when something could not be written."""
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -16,6 +20,9 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         path: Final name; missing parent folders are made.
         write: Receives the temporary path and writes the whole file there. When it raises, `path` keeps its old
             content and the temporary file is removed.
+
+    Raises:
+        OSError: If it cannot be written, for example because the disk is full.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -23,7 +30,8 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     os.close(handle)
     temporary = Path(name)
     try:
-        write(temporary)
+        with naming_full_disk(path.parent):
+            write(temporary)
         _sync(temporary)
         temporary.chmod(0o666 & ~_umask())  # mkstemp makes files only their owner can read
         temporary.replace(path)
@@ -44,6 +52,28 @@ def write_text_atomically(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
     write_atomically(path, write)
+
+
+@contextmanager
+def naming_full_disk(folder: Path) -> Iterator[None]:
+    """Call a full disk by its name: NumPy, faiss, safetensors and PyTorch each raise something of their own.
+
+    Args:
+        folder: Where the block writes.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        OSError: ENOSPC, if the block fails in any way that does not tell why and the disk has no room left.
+    """
+    try:
+        yield
+    except Exception as error:
+        is_told = isinstance(error, OSError) and error.errno is not None
+        if is_told or shutil.disk_usage(folder).free >= NO_ROOM_BYTES:
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
 
 
 def crc32_of(path: Path) -> str:
@@ -78,7 +108,8 @@ def folder_written_at_once(folder: Path) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
-        yield temporary
+        with naming_full_disk(temporary):
+            yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
                 _sync(file)

@@ -1,6 +1,8 @@
 """Files and folders appear whole or not at all."""
 
+import errno
 import os
+import shutil
 import stat
 import zlib
 from pathlib import Path
@@ -8,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from selavpr_peft import files
-from selavpr_peft.files import crc32_of, folder_written_at_once, write_atomically
+from selavpr_peft.files import crc32_of, folder_written_at_once, naming_full_disk, write_atomically
 
 
 @pytest.fixture
@@ -225,6 +227,58 @@ def fill(folder, text):
 
 def content(folder):
     return (folder / "deep" / "a.txt").read_text()
+
+
+class TestNamingFullDisk:
+    """What libraries raise when a write comes to the end of the disk, as a small tmpfs shows it."""
+
+    IN_OTHER_WORDS = (
+        OSError("1000000 requested and 131056 written"),  # NumPy
+        RuntimeError("Error in void faiss::write_index: Error: 'ret == (size * 4)' failed"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 273408 vs 273296"),  # PyTorch
+    )
+
+    @pytest.fixture
+    def room(self, monkeypatch):
+        """Let the disk have so much room left."""
+
+        def leave(free):
+            usage = shutil.disk_usage("/")
+            monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: usage._replace(free=free))
+
+        return leave
+
+    @pytest.mark.parametrize("error", IN_OTHER_WORDS)
+    def test_a_full_disk_is_told_and_the_reason_kept(self, tmp_path, room, error):
+        room(4096)
+        with pytest.raises(OSError, match="No space left on device") as told, naming_full_disk(tmp_path):
+            raise error
+        assert (told.value.errno, told.value.filename) == (errno.ENOSPC, str(tmp_path))
+        assert told.value.__cause__ is error
+
+    @pytest.mark.parametrize("error", IN_OTHER_WORDS)
+    def test_with_room_left_errors_stay_what_they_are(self, tmp_path, room, error):
+        room(1 << 30)
+        with pytest.raises(type(error)) as raised, naming_full_disk(tmp_path):
+            raise error
+        assert raised.value is error
+
+    def test_an_error_that_says_why_stays_what_it_is(self, tmp_path, room):
+        room(0)
+        with pytest.raises(PermissionError, match="Operation not permitted"), naming_full_disk(tmp_path):
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    def test_files_and_folders_are_written_so(self, tmp_path, room):
+        room(0)
+        with pytest.raises(OSError, match="No space left on device"):
+            write_atomically(tmp_path / "a.npy", stop)
+        with pytest.raises(OSError, match="No space left on device"), folder_written_at_once(tmp_path / "adapter"):
+            stop(tmp_path)
+        assert names(tmp_path) == []
+
+
+def stop(path):
+    raise RuntimeError("Error in void faiss::write_index")
 
 
 class TestCrc32Of:

@@ -8,7 +8,7 @@ from typing import Any
 
 from peft import PeftModel
 
-from selavpr_peft.files import write_text_atomically
+from selavpr_peft.files import naming_full_disk, write_text_atomically
 from selavpr_peft.hub.adapter_folder import (
     CALIBRATION_NAME,
     CONFIG_NAME,
@@ -87,7 +87,7 @@ def write_adapter(model: PeftModel, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     adapter = model.active_adapter
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".adapter.") as temporary:
+    with naming_full_disk(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".adapter.") as temporary:
         model.save_pretrained(temporary, selected_adapters=[adapter], save_embedding_layers=False)
         written = Path(temporary) if adapter == "default" else Path(temporary, adapter)
         for file in (CONFIG_NAME, WEIGHTS_NAME):

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from selavpr_peft.files import naming_full_disk
+
 
 class LocalFeatureFile:
     """A scratch file of equally large local feature maps, written once in order and read by position.
@@ -30,10 +32,13 @@ class LocalFeatureFile:
 
         Args:
             features: Maps of the size of those before.
+
+        Raises:
+            OSError: If the disk is full.
         """
         _, height, width, channels = features.shape
         self.map_shape = (height, width, channels)
-        with self.path.open("ab") as file:
+        with naming_full_disk(self.path.parent), self.path.open("ab") as file:
             features.float().contiguous().numpy().tofile(file)
 
     def read(self, positions: np.ndarray) -> Float[Tensor, "K H W C"]:

@@ -12,6 +12,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import HubStrategy
 
 from selavpr_peft.errors import HubError
+from selavpr_peft.files import naming_full_disk
 from selavpr_peft.hub.pushing import Publication, push_adapter
 from selavpr_peft.hub.saving import complete_folder
 from selavpr_peft.hub_access import HubAccess
@@ -33,7 +34,8 @@ class AdapterTrainer(Trainer, ABC):
         """Save with a model card and its facts, and without Trainer's pickled arguments."""
         token, self.args.hub_token = self.args.hub_token, None  # Trainer pickles it with them, if only for a moment
         try:
-            super()._save(output_dir, state_dict)
+            with naming_full_disk(Path(self.args.output_dir)):
+                super()._save(output_dir, state_dict)
         finally:
             self.args.hub_token = token
         if not self.args.should_save:  # another process writes

@@ -20,6 +20,7 @@ from selavpr_peft.data.loading import DATABASE, QUERIES, load_places
 from selavpr_peft.data.schema import radius_unit
 from selavpr_peft.evaluation.evaluator import evaluate_two_stage
 from selavpr_peft.evaluation.protocol import ADAPTER_DIGEST
+from selavpr_peft.files import naming_full_disk
 from selavpr_peft.hub.saving import record_backbone
 from selavpr_peft.losses import SelaLoss
 from selavpr_peft.modeling.preprocessing import Preprocessing
