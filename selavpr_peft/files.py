@@ -17,7 +17,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a temporary file beside `path`, bring it to the disk and rename it to `path`.
 
     Args:
-        path: Final name; missing parent folders are made.
+        path: Final name; missing parent folders are made. A pipe or a device such as /dev/null is written to directly.
         write: Receives the temporary path and writes the whole file there. When it raises, `path` keeps its old
             content and the temporary file is removed.
 
@@ -25,6 +25,9 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         OSError: If it cannot be written, for example because the disk is full.
     """
     path = Path(path)
+    if _is_pipe_or_device(path):  # a rename would put a file in its place
+        write(path)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
     os.close(handle)
@@ -136,6 +139,11 @@ def _take_the_place_of(folder: Path, new: Path) -> None:
         aside.rmdir()
         raise
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _is_pipe_or_device(path: Path) -> bool:
+    is_special = path.exists() and not (path.is_file() or path.is_dir())
+    return is_special or path.parent == Path("/dev")  # /dev/stdout leads to a file where output is redirected
 
 
 def _sync(path: Path) -> None:

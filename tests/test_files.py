@@ -5,6 +5,7 @@ import os
 import shutil
 import stat
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,22 @@ class TestWriteAtomically:
         files._sync(tmp_path)
         monkeypatch.undo()
         assert opened == []
+
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+    def test_a_pipe_is_written_to_and_stays_one(self, tmp_path):
+        path = tmp_path / "pipe"
+        os.mkfifo(path)
+        with ThreadPoolExecutor() as threads:
+            received = threads.submit(path.read_text)
+            write_atomically(path, lambda target: target.write_text("whole"))
+        assert received.result() == "whole"
+        assert path.is_fifo()
+        assert names(tmp_path) == ["pipe"]
+
+    def test_a_device_is_written_to_itself(self):
+        seen = []
+        write_atomically(Path("/dev/null"), seen.append)
+        assert seen == [Path("/dev/null")]
 
 
 class TestFolderWrittenAtOnce:
