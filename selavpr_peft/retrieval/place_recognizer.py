@@ -269,10 +269,16 @@ class PlaceRecognizer:
             return None
         if near is None or radius_m is None:
             raise ValueError("near and radius_m must be given together: where to look, and how far around.")
-        if np.shape(near) != (2,) or not (abs(near[0]) <= 90 and abs(near[1]) <= 360):
+        if np.shape(near) != (2,):
             raise ValueError(
-                "near must be one point for all photographs, as (latitude, longitude) in degrees, got"
-                f" {tuple(near)}; ask about photographs one by one where each has its own."
+                f"near must be one point for all photographs, as (latitude, longitude), got {near}; ask about"
+                " photographs one by one where each has its own."
+            )
+        latitude, longitude = near
+        if not (-90 <= latitude <= 90 and -360 <= longitude <= 360 and radius_m >= 0):
+            raise ValueError(
+                "near must be a latitude in [-90, 90] and a longitude in [-360, 360], in degrees, and radius_m must"
+                f" not be negative, got {latitude}, {longitude} and {radius_m}."
             )
         columns = self.database.places.column_names
         if not set(DEGREES) <= set(columns):

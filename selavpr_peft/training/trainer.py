@@ -338,7 +338,8 @@ class SelaTrainer(AdapterTrainer):
         try:
             if self.args.should_save:
                 checkpoints.mark_incomplete(folder)
-            super()._save_checkpoint(*args, **kwargs)
+            with naming_full_disk(Path(self.args.output_dir)):
+                super()._save_checkpoint(*args, **kwargs)
         finally:
             self.args.save_total_limit = limit
         if self.args.should_save:

@@ -210,6 +210,7 @@ class TestQuery:
         ("arguments", "message"),
         [
             (["--near", "1", "2"], "near and radius_m must be given together"),
+            (["--near", "153", "-27", "--radius-m", "3"], "near must be a latitude in [-90, 90] and a longitude"),
             (["--near", "1", "2", "--radius-m", "3"], "needs a database with the columns 'latitude' and 'longitude'"),
             (["--dtype", "int3"], "--dtype must be one of"),
         ],
