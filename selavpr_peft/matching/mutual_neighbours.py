@@ -32,7 +32,7 @@ def mutual_matches(
         similar locations the first counts. At least one match, unless a map is empty: then none.
 
     Raises:
-        ValueError: If channels or types differ, or a feature is not a number.
+        ValueError: If one of them is neither a map nor a list, channels or types differ, or a feature is not a number.
 
     Example:
         >>> mutual_matches(torch.eye(2), torch.tensor([[0.0, 1.0], [0.6, 0.8], [0.8, 0.6]])).tolist()
@@ -65,8 +65,13 @@ def count_mutual_matches(
         Number of matches of every candidate.
 
     Raises:
-        ValueError: If channels or types differ, or a feature is not a number.
+        ValueError: If shapes are not these, channels or types differ, or a feature is not a number.
     """
+    if candidate_features.ndim != 4:
+        raise ValueError(
+            f"Candidates must have shape (K, H, W, C), got {tuple(candidate_features.shape)}; a single map becomes one"
+            " by [None]."
+        )
     query, candidates = _as_rows(query_features), candidate_features.detach().flatten(1, -2)
     check_comparable(query, candidates)
     if not len(query) or not candidates.shape[0] or not candidates.shape[1]:
@@ -103,4 +108,9 @@ def are_mutual(forward: Int[Tensor, "K N"], backward: Int[Tensor, "K M"]) -> Boo
 
 def _as_rows(features: Tensor) -> Num[Tensor, "N C"]:
     """Lay a map out as a list of locations, row by row."""
+    if features.ndim not in (2, 3):
+        raise ValueError(
+            f"Local features must be a map (H, W, C) or a list (N, C), got shape {tuple(features.shape)}; take one"
+            " image of a batch at a time."
+        )
     return features.detach().reshape(-1, features.shape[-1])

@@ -32,10 +32,15 @@ def quantize_local_features(features: Float[Tensor, "*maps C"], dtype: str) -> N
             most significant first, D = C / 8.
 
     Raises:
-        ValueError: If there is no such form, or the channels of binary features are not a multiple of 8.
+        ValueError: If there is no such form, the channels of binary features are not a multiple of 8, or a form of
+            whole numbers would hide that a feature is NaN or infinite.
     """
     if dtype not in LOCAL_DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(map(repr, LOCAL_DTYPES))}, got {dtype!r}.")
+    if dtype in ("int8", "binary") and not features.isfinite().all():
+        raise ValueError(
+            f"Local features hold NaN or infinity, which {dtype} cannot express; check pixels and the model's weights."
+        )
     if dtype == "binary":
         channels = features.shape[-1]
         if channels % SIGNS_PER_BYTE:

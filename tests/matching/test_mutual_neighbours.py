@@ -193,6 +193,10 @@ class TestMutualMatches:
         ):
             unchecked(mutual_matches)(random_map(3, 4), random_map(3, 5))
 
+    def test_batches_are_refused(self):
+        with pytest.raises(ValueError, match=r"\(H, W, C\) or a list \(N, C\), got shape \(1, 2, 2, 4\); take one"):
+            mutual_matches(random_map(2, 2, 4), random_map(1, 2, 2, 4))
+
     def test_different_types_are_refused(self):
         with pytest.raises(ValueError, match=r"same type or .*, got 4 torch\.float32 .* and 4 torch\.int8"):
             mutual_matches(random_map(3, 4), torch.ones(3, 4, dtype=torch.int8))
@@ -272,6 +276,12 @@ class TestCountMutualMatches:
         features = (40 * random_map(3, 3, 8)).to(torch.int8 if dtype is torch.uint8 else dtype)
         features = features.view(torch.uint8) if dtype is torch.uint8 else features
         assert count_mutual_matches(features, features[None]).tolist() == [9]
+
+    def test_a_single_map_in_the_place_of_candidates_is_refused(self):
+        with pytest.raises(
+            ValueError, match=r"must have shape \(K, H, W, C\), got \(3, 2, 4\); a single map .* \[None\]"
+        ):
+            unchecked(count_mutual_matches)(random_map(3, 2, 4), random_map(3, 2, 4))
 
     def test_an_unusable_candidate_is_refused(self):
         candidates = random_map(3, 2, 2, 4)

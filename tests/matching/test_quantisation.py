@@ -36,6 +36,14 @@ class TestQuantizeLocalFeatures:
         expected = np.packbits(features.numpy() > 0, axis=-1)
         assert np.array_equal(quantize_local_features(features, "binary").numpy(), expected)
 
+    @pytest.mark.parametrize("value", [torch.nan, torch.inf])
+    @pytest.mark.parametrize("dtype", ["int8", "binary"])
+    def test_whole_numbers_do_not_hide_what_is_none(self, dtype, value):
+        features = random_map(2, 3, 8)
+        features[1, 2, 5] = value
+        with pytest.raises(ValueError, match=f"hold NaN or infinity, which {dtype} cannot express"):
+            quantize_local_features(features, dtype)
+
     @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
     def test_float_forms_are_the_rounded_features(self, dtype):
         features = random_map(2, 3, 8)
