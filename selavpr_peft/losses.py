@@ -98,11 +98,19 @@ class SelaLoss(nn.Module):
             Scalars, or (B, N) values with reduction "none".
 
         Raises:
-            ValueError: If some local features are given and others are not.
+            ValueError: If some local features are given and others are not, or shapes are not these.
         """
         is_missing = [features is None for features in (query_local, positive_local, negative_local)]
         if any(is_missing) and not all(is_missing):
             raise ValueError("query_local, positive_local and negative_local must be given together, or none of them.")
+        _check_shapes("descriptors", "D", query_global, positive_global, negative_global)
+        if query_local is not None and positive_local is not None and negative_local is not None:
+            _check_shapes("local features", "H, W, C", query_local, positive_local, negative_local)
+            if negative_local.shape[:2] != negative_global.shape[:2]:
+                raise ValueError(
+                    f"Local features must be of the {tuple(negative_global.shape[:2])} queries and negatives that the"
+                    f" descriptors are of, got {tuple(negative_local.shape[:2])}."
+                )
         with torch.autocast(query_global.device.type, enabled=False):  # matching must be exact
             global_loss = self._reduce(
                 triplet_loss(query_global, positive_global, negative_global, self.global_margin)
@@ -117,6 +125,19 @@ class SelaLoss(nn.Module):
 
     def _reduce(self, values: Tensor) -> Tensor:
         return values if self.reduction == "none" else getattr(values, self.reduction)()
+
+
+def _check_shapes(name: str, axes: str, query: Tensor, positive: Tensor, negative: Tensor) -> None:
+    """Raise where broadcasting would compare a query with what is not its own."""
+    batch, num_axes = query.shape[:1], 1 + len(axes.split(", "))
+    are_three = (query.ndim, positive.ndim, negative.ndim) == (num_axes, num_axes, num_axes + 1)
+    if not are_three or positive.shape[:1] != batch or negative.shape[:1] != batch or 0 in negative.shape[:2]:
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (query, positive, negative))
+        raise ValueError(
+            f"The {name} of queries, positives and negatives must be (B, {axes}), (B, {axes}) and (B, N, {axes}) with"
+            f" at least one query and one negative, got {shapes}; negatives in one list become (B, N, ...) by"
+            " unflatten(0, (B, N))."
+        )
 
 
 def triplet_loss(

@@ -299,3 +299,29 @@ class TestSelaLoss:
         batch = random_batch()
         with pytest.raises(ValueError, match="together, or none"):
             SelaLoss()(*batch[:5])
+
+    @pytest.mark.parametrize(
+        ("wrong", "message"),
+        [
+            (
+                lambda batch: batch[2].flatten(0, 1),
+                r"The descriptors .* got \(3, 6\), \(3, 6\), \(6, 6\); .* unflatten",
+            ),
+            (lambda batch: batch[2][:, :0], r"at least one query and one negative, got .*\(3, 0, 6\)"),
+            (lambda batch: batch[2][:2], r"got \(3, 6\), \(3, 6\), \(2, 2, 6\)"),
+        ],
+    )
+    def test_negatives_that_are_not_the_queries_own_are_refused(self, wrong, message):
+        batch = random_batch(3, 2)
+        with pytest.raises(ValueError, match=message):
+            unchecked_loss(batch[0], batch[1], wrong(batch))
+
+    def test_local_features_of_other_queries_are_refused(self):
+        batch = random_batch(3, 2)
+        with pytest.raises(ValueError, match=r"must be of the \(3, 2\) queries and negatives .* got \(2, 2\)"):
+            unchecked_loss(*batch[:3], *(features[:2] for features in batch[3:]))
+
+
+def unchecked_loss(*batch):
+    """Compute the loss without the shape checker, which, where on, comes before the loss's own errors."""
+    return getattr(SelaLoss.forward, "__wrapped__", SelaLoss.forward)(SelaLoss(), *batch)
