@@ -13,6 +13,7 @@ import wrapt
 
 PEFT_TYPE = "SELA"
 PREFIX = "sela_"
+"""What the names of an adapter's parameters begin with, by which PEFT tells them from the backbone's."""
 
 
 def arm() -> None:

@@ -7,6 +7,7 @@ from huggingface_hub import snapshot_download
 
 from selavpr_peft.errors import CheckpointError
 from selavpr_peft.hub_access import HubAccess
+from selavpr_peft.registration import PEFT_TYPE
 from selavpr_peft.tuner.config import SelaConfig
 
 CONFIG_NAME = "adapter_config.json"
@@ -68,10 +69,10 @@ def read_adapter_config(folder: Path) -> SelaConfig:
         raise CheckpointError(
             f"{folder / CONFIG_NAME} is damaged ({error}); fetch or save the adapter again."
         ) from error
-    if not isinstance(content, dict) or content.get("peft_type") != "SELA":
+    if not isinstance(content, dict) or content.get("peft_type") != PEFT_TYPE:
         found = content.get("peft_type") if isinstance(content, dict) else type(content).__name__
         raise CheckpointError(
-            f"{folder / CONFIG_NAME} must be of a SelaVPR adapter (peft_type 'SELA'), got {found!r}; load others"
-            " with peft."
+            f"{folder / CONFIG_NAME} must be of a SelaVPR adapter (peft_type {PEFT_TYPE!r}), got {found!r}; load"
+            " others with peft."
         )
     return SelaConfig.from_pretrained(str(folder))

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from selavpr_peft.errors import BackboneMismatchError
+from selavpr_peft.registration import PREFIX
 from selavpr_peft.retrieval.fingerprint import backbone_fingerprint
 from selavpr_peft.tuner.config import SelaConfig
 
@@ -63,7 +64,7 @@ def backbone_dtype(model: nn.Module) -> torch.dtype | None:
     Args:
         model: A backbone, with or without SelaVPR adapters.
     """
-    frozen = [tensor for name, tensor in model.named_parameters() if ".sela_" not in name]
+    frozen = [tensor for name, tensor in model.named_parameters() if f".{PREFIX}" not in name]
     dtypes = {tensor.dtype for tensor in frozen}
     is_plain = all(type(tensor.data) is torch.Tensor for tensor in frozen)
     return dtypes.pop() if is_plain and len(dtypes) == 1 and frozen[0].is_floating_point() else None

@@ -7,6 +7,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
+from selavpr_peft.registration import PREFIX
 from selavpr_peft.tuner.state_names import canonical_name
 
 MASK_TOKEN = "mask_token"
@@ -67,7 +68,7 @@ def _adapter_tensors(model: nn.Module) -> Iterator[tuple[str, str, Tensor]]:
     """
     for name, tensor in model.named_parameters():
         parts = name.split(".")
-        module = next((number for number, part in enumerate(parts) if part.startswith("sela_")), None)
+        module = next((number for number, part in enumerate(parts) if part.startswith(PREFIX)), None)
         if module is not None:
             yield ".".join(parts[: module + 1] + parts[module + 2 :]), parts[module + 1], tensor
 

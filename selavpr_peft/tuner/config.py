@@ -11,6 +11,8 @@ from typing import Any, Literal, get_args
 from peft import PeftConfig
 from peft.utils import PeftType
 
+from selavpr_peft.registration import PEFT_TYPE
+
 LAYOUT_VERSION = 1
 """Version of the tensor names and their meaning in `adapter_model.safetensors`."""
 
@@ -106,7 +108,7 @@ class SelaConfig(PeftConfig):
                 " the images. Leave it out."
             )
         super().__post_init__()
-        self.peft_type = PeftType["SELA"]
+        self.peft_type = PeftType[PEFT_TYPE]
         self._check_numbers()
         self._check_switches()
         self.local_channels = _pair_of_counts("local_channels", self.local_channels, "for example (256, 128)")

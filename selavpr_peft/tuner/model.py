@@ -14,6 +14,7 @@ from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
 from selavpr_peft.errors import BackboneMismatchError
+from selavpr_peft.registration import PREFIX
 from selavpr_peft.tuner.backbones import BackboneShape, adapted_module, backbone_shape
 from selavpr_peft.tuner.config import ADAPTED_MODULES, SelaConfig
 from selavpr_peft.tuner.head import VprHead
@@ -29,7 +30,7 @@ class SelaModel(BaseTuner):
     `SelaOutput`. Several adapters may share a backbone; one is active at a time.
     """
 
-    prefix = "sela_"
+    prefix = PREFIX
     tuner_layer_cls = SelaLayer
     target_module_mapping: ClassVar[dict[str, list[str]]] = {}  # modules are matched by tuner/backbones.py instead
 
