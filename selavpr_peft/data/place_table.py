@@ -5,7 +5,6 @@ of it is addressed as `DIR:traverse`.
 """
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -95,7 +94,7 @@ def _find_table(path: Path) -> Path:
 def _read_table(path: Path) -> pa.Table:
     """Read a whole file; `image`, `key` and `traverse` become text, and `key` is added where it is missing."""
     try:
-        table = _READERS.get(path.suffix.lower(), _read_csv)(path)
+        table = parquet.read_table(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
     except (pa.ArrowException, OSError) as error:
         raise DatasetFormatError(f"{path} cannot be read as a table; expected CSV or parquet: {error}") from error
     names = table.column_names
@@ -114,9 +113,6 @@ def _read_csv(path: Path) -> pa.Table:
     types = dict.fromkeys(TEXTS, pa.string()) | dict.fromkeys(METRES, pa.float64()) | {FRAME: pa.int64()}
     reading = csv.ReadOptions(use_threads=False)  # only then do error messages tell the line
     return csv.read_csv(path, read_options=reading, convert_options=csv.ConvertOptions(column_types=types))
-
-
-_READERS: dict[str, Callable[[Path], pa.Table]] = {".parquet": parquet.read_table}
 
 
 def _as_text(values: pa.ChunkedArray, name: str, path: Path) -> pa.ChunkedArray:
