@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-import numpy as np
 from datasets import Dataset, DatasetDict
 
 from selavpr_peft.data.photo_folder import photographs_without_table, read_photographs
-from selavpr_peft.data.place_table import read_place_table
-from selavpr_peft.data.schema import FRAME, IMAGE, KEY, check_photographs, check_places, positions
+from selavpr_peft.data.place_table import read_place_table, rows_of_frames
+from selavpr_peft.data.schema import IMAGE, KEY, check_photographs, check_places
 from selavpr_peft.data.utm_folder import is_utm_folder, read_utm_folder
 from selavpr_peft.errors import DatasetFormatError
 
@@ -78,15 +77,7 @@ def _checked(places: Dataset, source: str, frames: tuple[int, int] | None) -> Da
     """Check the columns of a dataset made elsewhere, and take some frames of it."""
     places = _with_keys(places, source)
     check_places(places, source)
-    if frames is None:
-        return places
-    if FRAME not in places.column_names:
-        raise DatasetFormatError(f"{source} has no column 'frame', so frames {frames} cannot be taken from it.")
-    numbers = positions(places)[:, 0]
-    kept = np.flatnonzero((numbers >= frames[0]) & (numbers <= frames[1]))
-    if not len(kept):
-        raise DatasetFormatError(f"{source} has no frame in {frames[0]}-{frames[1]}.")
-    return places.select(kept)
+    return places if frames is None else places.select(rows_of_frames(places, frames, source))
 
 
 def _with_keys(places: Dataset, source: str) -> Dataset:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Image
+from jaxtyping import Int
 from pyarrow import csv, parquet
 
 from selavpr_peft.data.schema import FRAME, IMAGE, KEY, METRES, TRAVERSE, check_places
@@ -39,7 +40,7 @@ def read_place_table(location: str | Path, *, frames: tuple[int, int] | None = N
     if traverse is not None:
         table = _take_traverse(table, traverse, path)
     if frames is not None:
-        table = _take_frames(table, frames, path)
+        table = table.take(rows_of_frames(table, frames, path))
     files = [str(path.parent / name) for name in table[IMAGE].to_pylist()]
     return Dataset(_with_column(table, IMAGE, pa.array(files))).cast_column(IMAGE, Image())
 
@@ -77,6 +78,28 @@ def parse_frames(text: str | None) -> tuple[int, int] | None:
     if not match or int(match[1]) > int(match[2]):
         raise ValueError(f"A range of frames must be of the form A-B with A <= B, for example 103-139, got {text!r}.")
     return int(match[1]), int(match[2])
+
+
+def rows_of_frames(places: Dataset | pa.Table, frames: tuple[int, int], source: str | Path) -> Int[np.ndarray, " K"]:
+    """Find the places with some frame numbers.
+
+    Args:
+        places: Table of places.
+        frames: First and last frame number wanted, both included.
+        source: Where the table comes from, for messages.
+
+    Raises:
+        DatasetFormatError: If places have no frame numbers, or none of these.
+    """
+    if FRAME not in places.column_names:
+        raise DatasetFormatError(f"{source} has no column 'frame', so frames {frames} cannot be taken from it.")
+    numbers = np.asarray(places[FRAME][:])
+    rows = np.flatnonzero((numbers >= frames[0]) & (numbers <= frames[1]))
+    if not len(rows):
+        raise DatasetFormatError(
+            f"{source} has no frame in {frames[0]}-{frames[1]}; it has {numbers.min()}-{numbers.max()}."
+        )
+    return rows
 
 
 def _find_table(path: Path) -> Path:
@@ -134,15 +157,3 @@ def _take_traverse(table: pa.Table, traverse: str, path: Path) -> pa.Table:
     if traverse not in names:
         raise DatasetFormatError(f"{path} has no traverse {traverse!r}; it has {sorted(set(names.tolist()))}.")
     return table.filter(pa.array(names == traverse))
-
-
-def _take_frames(table: pa.Table, frames: tuple[int, int], path: Path) -> pa.Table:
-    if FRAME not in table.column_names:
-        raise DatasetFormatError(f"{path} has no column 'frame', so frames {frames} cannot be taken from it.")
-    numbers = table[FRAME].to_numpy()
-    is_inside = (numbers >= frames[0]) & (numbers <= frames[1])
-    if not is_inside.any():
-        raise DatasetFormatError(
-            f"{path} has no frame in {frames[0]}-{frames[1]}; it has {numbers.min()}-{numbers.max()}."
-        )
-    return table.filter(pa.array(is_inside))
