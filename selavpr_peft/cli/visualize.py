@@ -322,10 +322,7 @@ def _recognize(
 ) -> "list[RecognizedPlace]":
     from selavpr_peft.retrieval import PlaceRecognizer
 
-    found: list[RecognizedPlace] = PlaceRecognizer(model, database).recognize(
-        image, top_k=top_k, rerank_num=rerank_num
-    )
-    return found
+    return PlaceRecognizer(model, database).recognize(image, top_k=top_k, rerank_num=rerank_num)
 
 
 def _table_row(image: Path, queries: str) -> "datasets.Dataset":

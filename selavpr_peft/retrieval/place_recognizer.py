@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -111,6 +111,34 @@ class PlaceRecognizer:
         calibrated = "not calibrated" if self.calibration is None else "calibrated"
         return f"PlaceRecognizer(adapter {self._adapter!r}, {calibrated}, {self.database!r})"
 
+    @overload
+    def recognize(  # type: ignore[overload-overlap]  # a text, too, is a sequence of texts
+        self,
+        images: Picture,
+        *,
+        top_k: int = ...,
+        rerank_num: int = ...,
+        rerank_window: float | int | None = ...,
+        num_exact: int | None = ...,
+        near: Point | None = ...,
+        radius_m: float | int | None = ...,
+        batch_size: int = ...,
+    ) -> list[RecognizedPlace]: ...
+
+    @overload
+    def recognize(
+        self,
+        images: Iterable[Picture],
+        *,
+        top_k: int = ...,
+        rerank_num: int = ...,
+        rerank_window: float | int | None = ...,
+        num_exact: int | None = ...,
+        near: Point | None = ...,
+        radius_m: float | int | None = ...,
+        batch_size: int = ...,
+    ) -> list[list[RecognizedPlace]]: ...
+
     def recognize(
         self,
         images: Picture | Iterable[Picture],
@@ -122,7 +150,7 @@ class PlaceRecognizer:
         near: Point | None = None,
         radius_m: float | int | None = None,
         batch_size: int = 16,
-    ) -> list[Any]:
+    ) -> list[RecognizedPlace] | list[list[RecognizedPlace]]:
         """Rank the places of the database for each photograph.
 
         Args:
