@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from selavpr_peft.data.schema import KEY
 from selavpr_peft.errors import UnreadableImageError
 from selavpr_peft.modeling.packed_linear import packed_weights
 from selavpr_peft.modeling.preprocessing import Picture, Preprocessing
@@ -174,4 +175,4 @@ def check_descriptions(
 
 
 def _names(places: datasets.Dataset, rows: list[int]) -> list[str]:
-    return places["key"][rows] if "key" in places.column_names else [f"row {row}" for row in rows]
+    return places[KEY][rows] if KEY in places.column_names else [f"row {row}" for row in rows]
