@@ -1,16 +1,19 @@
 """Draw how a query of an evaluation was recognised: its candidates, and the matches with the best one."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from datasets import Dataset
 from peft import PeftModel
 
+from selavpr_peft.data.schema import IMAGE, KEY
 from selavpr_peft.modeling.preprocessing import Preprocessing, as_rgb
 from selavpr_peft.retrieval.matched_points import match_pictures
 from selavpr_peft.visualization.candidates import draw_recognition
 
 if TYPE_CHECKING:
     import matplotlib.figure
+
+    import selavpr_peft.evaluation.evaluator
 
 NUM_CANDIDATES = 4
 
@@ -20,7 +23,7 @@ def draw_query_result(
     preprocessing: Preprocessing,
     queries: Dataset,
     database: Dataset,
-    result: Any,
+    result: "selavpr_peft.evaluation.evaluator.TwoStageResult",
     query: int | None = None,
 ) -> "matplotlib.figure.Figure":
     """Draw one query with its candidates after re-ranking, and the matches with the first of them.
@@ -36,17 +39,17 @@ def draw_query_result(
     """
     row = _telling_query(result) if query is None else query
     rows = [int(candidate) for candidate in result.predictions[row][:NUM_CANDIDATES] if candidate >= 0]
-    query_image, images = as_rgb(queries[row]["image"]), [as_rgb(database[r]["image"]) for r in rows]
+    query_image, images = as_rgb(queries[row][IMAGE]), [as_rgb(database[r][IMAGE]) for r in rows]
     return draw_recognition(
         query_image,
         images,
-        labels=[f"{rank}. {database[r]['key']}" for rank, r in enumerate(rows, start=1)],
+        labels=[f"{rank}. {database[r][KEY]}" for rank, r in enumerate(rows, start=1)],
         are_correct=[r in result.positives[row] for r in rows],
         matches=match_pictures(model, preprocessing, query_image, images[0]) if images else None,
     )
 
 
-def _telling_query(result: Any) -> int:
+def _telling_query(result: "selavpr_peft.evaluation.evaluator.TwoStageResult") -> int:
     """Pick a query that shows most: wrong by retrieval and right by re-ranking, else right, else the first."""
     before, after = (
         [len(rows) > 0 and rows[0] in found for rows, found in zip(predictions, result.positives, strict=True)]
