@@ -57,10 +57,13 @@ def split_location(location: str | Path) -> tuple[Path, str | None]:
     whole = Path(location)
     if whole.exists():
         return _find_table(whole), None
-    folder, separator, traverse = str(location).rpartition(":")
-    if separator and folder and traverse:
-        return _find_table(Path(folder)), traverse
-    return _find_table(whole), None
+    text = str(location)
+    parts = [(text[:i], text[i + 1 :]) for i in range(1, len(text) - 1) if text[i] == ":"]
+    if not parts:
+        return _find_table(whole), None
+    # both names may have colons: take the longest folder that is there
+    folder, traverse = next((part for part in reversed(parts) if Path(part[0]).exists()), parts[-1])
+    return _find_table(Path(folder)), traverse
 
 
 def parse_frames(text: str | None) -> tuple[int, int] | None:

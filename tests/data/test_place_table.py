@@ -196,6 +196,10 @@ class TestSplitLocation:
         folder = write_csv(tmp_path / "10:30", WALK)
         assert split_location(f"{folder}:day") == (folder / "places.csv", "day")
 
+    def test_a_traverse_may_have_colons(self, tmp_path):
+        folder = write_csv(tmp_path / "10:30", WALK)
+        assert split_location(f"{folder}:2020-05-17 12:30") == (folder / "places.csv", "2020-05-17 12:30")
+
     def test_a_folder_whose_name_has_a_colon_is_taken_whole(self, tmp_path):
         folder = write_csv(tmp_path / "walk:day", WALK)
         write_csv(tmp_path / "walk", WALK)
