@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
+from safetensors import safe_open
 
 from selavpr_peft.errors import CheckpointError
 from selavpr_peft.hub_access import HubAccess
@@ -51,6 +52,25 @@ def fetch_adapter(adapter: str | Path, *, revision: str | None = None, token: st
                 " which writes safetensors; pickled weights are not read."
             )
     return folder
+
+
+def check_weights(folder: Path) -> None:
+    """Raise if a file of weights has nothing of a SelaVPR adapter: PEFT would go on with random ones.
+
+    Args:
+        folder: Folder with its files.
+
+    Raises:
+        CheckpointError: If no tensor is one of an adapter's.
+        SafetensorError: If the file is damaged.
+    """
+    with safe_open(folder / WEIGHTS_NAME, "pt") as file:
+        names = list(file.keys())
+    if not any(".sela_" in name for name in names):
+        raise CheckpointError(
+            f"{folder / WEIGHTS_NAME} holds no tensor of a SelaVPR adapter, got {names[:3]}; take both files from the"
+            " same save."
+        )
 
 
 def read_adapter_config(folder: Path) -> SelaConfig:

@@ -15,6 +15,7 @@ from selavpr_peft.hub.adapter_folder import (
     CALIBRATION_NAME,
     CONFIG_NAME,
     PREPROCESSOR_NAME,
+    check_weights,
     fetch_adapter,
     read_adapter_config,
 )
@@ -108,6 +109,7 @@ def add_adapter(
     if known != {config.backbone_fingerprint}:  # adapters of one backbone need no second look at its weights
         check_backbone(model, config, "of the model")
     with _named(adapter):
+        check_weights(folder)
         model.load_adapter(str(folder), adapter_name=name)
     _take_calibration(model, folder, name)
     model.eval()
@@ -115,6 +117,7 @@ def add_adapter(
 
 def _adapt(base: nn.Module, folder: Path, adapter: str | Path, is_trainable: bool) -> PeftModel:
     with _named(adapter):
+        check_weights(folder)
         return PeftModel.from_pretrained(base, str(folder), is_trainable=is_trainable).eval()
 
 

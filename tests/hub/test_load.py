@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import selavpr_peft
 from selavpr_peft.errors import BackboneMismatchError, CheckpointError, HubError
@@ -119,6 +119,14 @@ class TestLoad:
         edit_config(adapter, **change)
         with pytest.raises(ValueError, match=message):
             selavpr_peft.load(adapter)
+
+    def test_weights_of_something_else_are_refused(self, model, adapter, backbone):
+        save_file({"lora_A.weight": torch.zeros(2)}, adapter / "adapter_model.safetensors")
+        message = r"adapter_model\.safetensors holds no tensor of a SelaVPR adapter, got \['lora_A\.weight'\]"
+        with pytest.raises(CheckpointError, match=message):
+            selavpr_peft.load(adapter)
+        with pytest.raises(CheckpointError, match=message):
+            add_adapter(model, adapter, "other")
 
     def test_damaged_settings_are_named(self, adapter):
         (adapter / "adapter_config.json").write_text("{")
