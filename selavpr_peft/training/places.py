@@ -95,9 +95,11 @@ def training_places(
         positives = [rows[database_traverses[rows] != query_traverses[q]] for q, rows in enumerate(positives)]
     kept = np.array([q for q, rows in enumerate(positives) if len(rows)], dtype=np.int64)
     if not len(kept):
+        where = "" if query_traverses is None else " in another traverse than its own"
         raise ValueError(
             f"None of the {len(queries)} training queries has a positive within {positive_radius:g}"
-            f" {radius_unit(database)}: widen positive_radius, or check that positions of queries and database agree."
+            f" {radius_unit(database)}{where}: widen positive_radius, or check that positions of queries and database"
+            f" agree{' and that there is more than one traverse' if where else ''}."
         )
     near = positives_within(positions(queries)[kept], positions(database), negative_radius)
     return TrainingPlaces(

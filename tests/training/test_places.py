@@ -141,6 +141,11 @@ class TestQueriesWithoutPositive:
         with pytest.raises(ValueError, match=r"None of the 2 training queries has a positive within 10 m"):
             training_places(splits(line([0, 100], "q"), line([50], "a")), positive_radius=10, negative_radius=25)
 
+    def test_a_single_traverse_is_told_to_have_none(self):
+        walk = line([0, 1], "a", traverse="day")
+        with pytest.raises(ValueError, match="in another traverse than its own: .* more than one traverse"):
+            training_places(splits(walk, walk), positive_radius=10, negative_radius=25)
+
     def test_a_single_place_with_itself_has_no_positive(self):
         one = line([0], "a")
         with pytest.raises(ValueError, match="None of the 1 training queries"):
