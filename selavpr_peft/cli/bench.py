@@ -48,14 +48,14 @@ def bench(
     options.check_dtype(dtype)
     places = _places(database, queries, positive_radius)
     quiet_host_libraries()
-    from selavpr_peft.data.loading import DATABASE, QUERIES, load_places
+    from selavpr_peft.data.loading import DATABASE, QUERIES, load_located
     from selavpr_peft.evaluation.database_evaluator import evaluate_database
     from selavpr_peft.evaluation.protocol import model_protocol
     from selavpr_peft.retrieval.latency import measure_latencies
     from selavpr_peft.retrieval.place_database import check_stored_dtype
 
     check_stored_dtype(local_dtype)
-    tables = {role: load_places(places[role])[role] for role in (QUERIES, DATABASE) if places}
+    tables = {role: load_located(places[role], role) for role in (QUERIES, DATABASE) if places}
     model = options.load_model(backbone, adapter, dtype=dtype, device=device, seed=seed)
     form: dict[str, Any] = {
         "rerank_num": rerank_num,

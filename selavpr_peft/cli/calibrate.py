@@ -39,13 +39,13 @@ def calibrate(
     if not adapter.is_dir():
         raise NotADirectoryError(f"--adapter must be a folder, to keep the calibration in, got {adapter}.")
     quiet_host_libraries()
-    from selavpr_peft.data.loading import QUERIES, load_places
+    from selavpr_peft.data.loading import QUERIES, load_located
     from selavpr_peft.data.place_table import parse_frames
     from selavpr_peft.evaluation.calibration import fit_calibration
     from selavpr_peft.hub.calibration_file import save_calibration
     from selavpr_peft.retrieval import PlaceDatabase, PlaceRecognizer
 
-    query_places = load_places(queries, frames=parse_frames(query_frames))[QUERIES]
+    query_places = load_located(queries, QUERIES, frames=parse_frames(query_frames))
     opened = PlaceDatabase.from_pretrained(database)
     model = options.load_model(backbone, str(adapter), dtype=dtype, device=device, seed=0)
     frames = f", frames {query_frames}," if query_frames else ""

@@ -30,17 +30,19 @@ def evaluate(
     Example:
         selavpr evaluate --database walk:day --queries walk:night --positive-radius 3 \
             --backbone facebook/dinov2-large --adapter me/selavpr-city --json result.json
+        selavpr evaluate --database pitts30k/images/test --queries pitts30k/images/test --positive-radius 25 \
+            --backbone facebook/dinov2-large --adapter me/selavpr-city
     """
     options.check_dtype(dtype)
     quiet_host_libraries()
-    from selavpr_peft.data.loading import DATABASE, QUERIES, load_places
+    from selavpr_peft.data.loading import DATABASE, QUERIES, load_located
     from selavpr_peft.data.place_table import parse_frames
     from selavpr_peft.evaluation.evaluator import evaluate_two_stage
     from selavpr_peft.evaluation.protocol import model_protocol
     from selavpr_peft.modeling.preprocessing import Preprocessing
 
-    database_places = load_places(database, frames=parse_frames(database_frames))[DATABASE]
-    query_places = load_places(queries, frames=parse_frames(query_frames))[QUERIES]
+    database_places = load_located(database, DATABASE, frames=parse_frames(database_frames))
+    query_places = load_located(queries, QUERIES, frames=parse_frames(query_frames))
     model = options.load_model(backbone, adapter, dtype=dtype, device=device, seed=seed)
     result = evaluate_two_stage(
         model,

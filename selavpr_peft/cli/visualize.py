@@ -326,11 +326,11 @@ def _recognize(
 
 
 def _table_row(image: Path, queries: str) -> "datasets.Dataset":
-    """Read places and take the row of a photograph from it."""
-    from selavpr_peft.data.loading import QUERIES, load_places
+    """Read places and take the row of a photograph from them."""
+    from selavpr_peft.data.loading import QUERIES, load_located
     from selavpr_peft.data.schema import row_of_picture
 
-    table = load_places(queries)[QUERIES]
+    table = load_located(queries, QUERIES)
     return table.select([row_of_picture(table, image)])
 
 

@@ -6,7 +6,7 @@ from datasets import Dataset, DatasetDict
 
 from selavpr_peft.data.photo_folder import photographs_without_table, read_photographs
 from selavpr_peft.data.place_table import read_place_table, rows_of_frames
-from selavpr_peft.data.schema import IMAGE, KEY, check_photographs, check_places
+from selavpr_peft.data.schema import IMAGE, KEY, check_photographs, check_places, has_positions
 from selavpr_peft.data.utm_folder import is_utm_folder, read_utm_folder
 from selavpr_peft.errors import DatasetFormatError
 
@@ -71,6 +71,26 @@ def load_database(source: str | Path | Dataset | DatasetDict) -> Dataset:
         check_photographs(photographs, name)
         return photographs
     return load_places(source)[DATABASE]
+
+
+def load_located(source: str | Path, split: str, *, frames: tuple[int, int] | None = None) -> Dataset:
+    """Load one split of what `load_places` takes, whose places must have positions.
+
+    Args:
+        source: What `load_places` takes.
+        split: "database" or "queries".
+        frames: First and last frame to keep, both included; for places with frame numbers.
+
+    Raises:
+        DatasetFormatError: As there, and for photographs without positions.
+    """
+    places = load_places(source, frames=frames)[split]
+    if not has_positions(places):
+        raise DatasetFormatError(
+            f"Expected places.csv in {source}, or images named @utm_easting@utm_northing@...@.jpg, but its photographs"
+            " have no positions; see docs/datasets.md."
+        )
+    return places
 
 
 def _checked(places: Dataset, source: str, frames: tuple[int, int] | None) -> Dataset:

@@ -205,7 +205,7 @@ class TestLayouts:
     def test_photographs_without_positions_are_refused_before_anything_is_described(self, evaluate, walk):
         run = evaluate(database=walk / "day")
         assert (run.code, run.out, len(run.err.splitlines())) == (2, "", 1)
-        assert re.match(r"Error: Expected places with positions .*, got \['image', 'key'\]", run.err)
+        assert re.match("Error: Expected places.csv in .*, but its photographs have no positions", run.err)
 
 
 class TestMistakes:

@@ -138,7 +138,7 @@ class TestPhotographsAlone:
             ),
             (
                 ["evaluate", "--database", "{photographs}", "--queries", "{photographs}", "--positive-radius", "1"],
-                "Expected places with positions",
+                "Expected places.csv in {photographs}, or images named @utm_easting@",
             ),
         ],
     )
@@ -146,6 +146,7 @@ class TestPhotographsAlone:
         arguments = [argument.format(photographs=photographs, tmp=tmp_path) for argument in arguments]
         run = selavpr(*arguments, "--backbone", models / "backbone")
         assert run.code == 2
+        message = message.format(photographs=photographs)
         assert run.err.splitlines()[-1].startswith(f"Error: {message}")
 
     def test_a_folder_without_photographs_is_told_before_a_model_is_fetched(self, selavpr, tmp_path):
