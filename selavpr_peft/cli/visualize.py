@@ -54,6 +54,7 @@ def candidates(
         raise ValueError("--queries and --positive-radius belong together: where the photograph is, and what is near.")
     from selavpr_peft.modeling.preprocessing import read_image
     from selavpr_peft.retrieval import PlaceDatabase
+    from selavpr_peft.retrieval.place_recognizer import picture_of
     from selavpr_peft.visualization import draw_candidates
 
     opened = PlaceDatabase.from_pretrained(database)
@@ -64,7 +65,7 @@ def candidates(
     places = _recognize(model, opened, image, top_k, rerank_num)
     ax = draw_candidates(
         read_image(image),
-        [read_image(_picture_of(place)) for place in places],
+        [picture_of(place) for place in places],
         [f"{rank}. {place.key}{_evidence(place)}" for rank, place in enumerate(places, start=1)],
         None if positives is None else [place.row in positives for place in places],
     )
@@ -342,12 +343,6 @@ def _positives(database: "PlaceDatabase", query: "datasets.Dataset", radius: flo
     (found,) = positives_within(positions(query), positions(database.places), radius)
     rows: list[int] = found.tolist()
     return rows
-
-
-def _picture_of(place: "RecognizedPlace") -> str:
-    if place.image is None:
-        raise ValueError(f"The database does not know where the image of {place.key} is, so it cannot be drawn.")
-    return place.image
 
 
 def _evidence(place: "RecognizedPlace") -> str:

@@ -32,6 +32,7 @@ def load_places(source: str | Path | Dataset | DatasetDict, *, frames: tuple[int
     Raises:
         DatasetFormatError: If the source is in none of these layouts, a row of a table lacks a position, or no place
             has one of the frames.
+        TypeError: If it is neither a path nor a dataset.
     """
     if isinstance(source, DatasetDict):
         if not {DATABASE, QUERIES} <= set(source):
@@ -41,6 +42,11 @@ def load_places(source: str | Path | Dataset | DatasetDict, *, frames: tuple[int
     if isinstance(source, Dataset):
         places = _checked(source, "dataset", frames)
         return DatasetDict({DATABASE: places, QUERIES: places})
+    if not isinstance(source, str | Path):
+        raise TypeError(
+            "Places must be a folder, a table of them or a datasets.Dataset, got"
+            f" {type(source).__name__}; datasets.Dataset.from_dict and from_pandas make one of columns."
+        )
     folder = Path(source)
     if is_utm_folder(folder):
         if frames is not None:

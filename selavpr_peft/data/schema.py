@@ -30,6 +30,8 @@ METRES = ("easting_m", "northing_m")
 DEGREES = ("latitude", "longitude")
 TRAVERSE = "traverse"
 
+_FROM_DEGREES = "Add metres to the degrees: those of UTM, for example by utm.from_latlon of the package utm."
+
 
 def check_places(places: Dataset, source: str) -> None:
     """Raise if a table lacks a column, has positions of both kinds, or a position or key that cannot be right.
@@ -47,6 +49,7 @@ def check_places(places: Dataset, source: str) -> None:
     if bool(metres) == (FRAME in columns) or len(metres) == 1:
         raise DatasetFormatError(
             f"{source} must have either the columns 'easting_m' and 'northing_m' or the column 'frame', got {columns}."
+            + ("" if metres or FRAME in columns or not set(DEGREES) <= set(columns) else f" {_FROM_DEGREES}")
         )
     _check_positions(places, source)
 

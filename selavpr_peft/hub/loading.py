@@ -67,14 +67,8 @@ def load(
     folder = fetch_adapter(adapter, revision=revision, token=token)
     config = read_adapter_config(folder)
     _check_preprocessing(folder, config)
-    if backbone is None:
-        backbone = config.base_model_name_or_path
-        if not backbone:
-            raise ValueError(
-                f"The adapter {adapter} does not name the backbone it was trained on; say which by backbone=, for"
-                ' example load(..., backbone="facebook/dinov2-large").'
-            )
-    model = _adapt(_checked_backbone(backbone, config, dtype), folder, adapter, is_trainable)
+    base = _named_backbone(adapter, config, dtype) if backbone is None else _checked_backbone(backbone, config, dtype)
+    model = _adapt(base, folder, adapter, is_trainable)
     _take_calibration(model, folder, model.active_adapter)
     return model if device is None else model.to(device)
 
@@ -131,6 +125,22 @@ def _named(adapter: str | Path) -> Iterator[None]:
             f"The weights of the adapter {adapter} cannot be read ({error}); the file is damaged or incomplete: fetch"
             " or save it again."
         ) from error
+
+
+def _named_backbone(adapter: str | Path, config: SelaConfig, dtype: torch.dtype) -> nn.Module:
+    """Load the backbone that an adapter names."""
+    name = config.base_model_name_or_path
+    if not name:
+        raise ValueError(
+            f"The adapter {adapter} does not name the backbone it was trained on; say which by backbone=, for"
+            ' example load(..., backbone="facebook/dinov2-large").'
+        )
+    try:
+        return _checked_backbone(name, config, dtype)
+    except OSError as error:
+        raise OSError(
+            f"{error} The adapter {adapter} names this backbone; if it is elsewhere now, say where by backbone=."
+        ) from None
 
 
 def _checked_backbone(backbone: str | Path | nn.Module, config: SelaConfig, dtype: torch.dtype) -> nn.Module:

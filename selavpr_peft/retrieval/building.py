@@ -154,7 +154,8 @@ def _begin(folder: Path, manifest: dict[str, Any]) -> bool:
     differing = [name for name in manifest if name != "is_complete" and found.get(name) != manifest[name]]
     if differing:
         raise PlaceDatabaseError(
-            f"{folder} holds a database with another {' and '.join(differing)}; name another folder, or delete it."
+            f"{folder} holds a database that differs in {' and '.join(differing)}; name another folder, or delete it."
+            + (" Places are added to it by PlaceDatabase.add or --add-to." if differing == ["places"] else "")
         )
     return bool(found["is_complete"])
 

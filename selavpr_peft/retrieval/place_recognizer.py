@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from peft import PeftModel
+from PIL import Image
 from torch import Tensor
 
 from selavpr_peft.data.schema import DEGREES, FRAME, IMAGE, KEY, METRES
@@ -20,7 +22,7 @@ from selavpr_peft.matching import (
     rerank,
 )
 from selavpr_peft.matching.checks import check_num_exact
-from selavpr_peft.modeling.preprocessing import Picture, as_picture
+from selavpr_peft.modeling.preprocessing import Picture, as_picture, read_image
 from selavpr_peft.retrieval.calibration import Calibration, answer_form, calibration_of
 from selavpr_peft.retrieval.encoding import check_descriptions, describe, in_batches
 from selavpr_peft.retrieval.matched_points import MatchedPoints, match_pictures
@@ -207,9 +209,8 @@ class PlaceRecognizer:
             ValueError: If the model has no local head.
         """
         self._check_adapter()
-        if place.image is None:
-            raise UnreadableImageError(f"The database does not know where the image of {place.key} is.")
-        points = match_pictures(self.model, self.database.preprocessing, as_picture(image), as_picture(place.image))
+        pictures = as_picture(image), picture_of(place)
+        points = match_pictures(self.model, self.database.preprocessing, *pictures)
         if points is None:
             raise ValueError("The model has no local head, so there is nothing to match.")
         return points
@@ -314,6 +315,25 @@ class PlaceRecognizer:
         places = self.database.places.select_columns(list(DEGREES)).with_format("arrow")[:]  # lists would take seconds
         latitudes, longitudes = (places[name].to_numpy().astype(np.float64, copy=False) for name in DEGREES)
         return distances_m(latitudes, longitudes, near) <= radius_m
+
+
+def picture_of(place: RecognizedPlace) -> Image.Image:
+    """Read the database image of a place.
+
+    Args:
+        place: A place that was recognised.
+
+    Raises:
+        UnreadableImageError: If the database does not know its image, or it is not there or no picture.
+    """
+    if place.image is None:
+        raise UnreadableImageError(f"The database does not know where the image of {place.key} is.")
+    if not Path(place.image).exists() and not Path(place.image).is_absolute():
+        raise UnreadableImageError(
+            f"There is no image {place.image} of the database in {Path.cwd()}: its paths begin where the database was"
+            " built; go on there."
+        )
+    return read_image(place.image)
 
 
 def distances_m(

@@ -71,7 +71,7 @@ class TestIndex:
         folder, model, _ = indexed
         run = selavpr("index", f"{walk}:night", *model, "--output", folder)
         assert (run.code, run.out) == (2, "")
-        assert "holds a database with another places" in run.err
+        assert "holds a database that differs in places" in run.err
 
 
 class TestAddTo:

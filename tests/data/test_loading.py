@@ -153,6 +153,12 @@ class TestLoadDatabase:
 
 
 class TestErrors:
+    def test_what_is_neither_path_nor_dataset(self):
+        with pytest.raises(
+            TypeError, match="must be a folder, a table of them or a datasets.Dataset, got list|Type-ch"
+        ):
+            load_places(["a.jpg"])
+
     def test_a_dictionary_without_one_of_the_splits(self):
         with pytest.raises(DatasetFormatError, match=r"'database' and 'queries' are needed, got \['train'\]"):
             load_places(DatasetDict({"train": table()}))

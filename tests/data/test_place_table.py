@@ -112,6 +112,7 @@ class TestRefusals:
             ("image\na\n", r"must have either the columns 'easting_m' and .*, got \['image', 'key'\]"),
             ("image,frame,easting_m,northing_m\na,1,2,3\n", "must have either the columns"),
             ("image,easting_m\na,1\n", "must have either the columns"),
+            ("image,latitude,longitude\na,1,2\n", "must have either .* 'key'.\\. Add metres to the degrees"),
             ("image,frame\na,1\nb,\n", r"1 rows without a valid position, the first in row 1 \(b\)"),
             ("image,easting_m,northing_m\na,1,nan\n", r"1 rows without a valid position, the first in row 0 \(a\)"),
             ("image,frame\na,1\na,2\n", "must name every image once, got 1 .* the first is a"),

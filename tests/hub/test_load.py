@@ -63,6 +63,12 @@ class TestLoad:
         given = selavpr_peft.load(adapter, backbone=toy_backbone(num_layers=2))
         assert torch.equal(describe(by_name).global_descriptors, describe(given).global_descriptors)
 
+    def test_a_backbone_that_is_not_where_the_adapter_says_is_asked_for(self, adapter, backbone):
+        moved = backbone.rename(backbone.with_name("elsewhere"))
+        with pytest.raises(OSError, match=r"backbone cannot be loaded: .* if it is elsewhere now, say where by back"):
+            selavpr_peft.load(adapter)
+        assert selavpr_peft.load(adapter, backbone=moved)
+
     def test_asks_for_the_backbone_where_the_adapter_names_none(self, adapter):
         edit_config(adapter, base_model_name_or_path=None)
         with pytest.raises(ValueError, match=r"does not name the backbone.*backbone="):

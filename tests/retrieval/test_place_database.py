@@ -156,7 +156,7 @@ class TestKeepLocations:
 
     def test_another_number_is_another_database(self, model, places, tmp_path):
         PlaceDatabase.build(model, places, tmp_path / "db", keep_locations=50)
-        with pytest.raises(PlaceDatabaseError, match="with another kept_locations"):
+        with pytest.raises(PlaceDatabaseError, match="differs in kept_locations"):
             PlaceDatabase.build(model, places, tmp_path / "db")
 
     def test_fewer_than_one_is_refused(self, model, places, tmp_path):
@@ -435,9 +435,12 @@ class TestRefusals:
         database.check_model(again.eval())
 
     def test_a_folder_with_other_places_is_not_built_into(self, database, model, places):
-        with pytest.raises(PlaceDatabaseError, match="holds a database with another places; name another folder"):
+        with pytest.raises(
+            PlaceDatabaseError,
+            match="holds a database that differs in places; name .* added to it by PlaceDatabase.add",
+        ):
             PlaceDatabase.build(model, places.select(range(9)), database.folder)
-        with pytest.raises(PlaceDatabaseError, match="another local_dtype"):
+        with pytest.raises(PlaceDatabaseError, match="differs in local_dtype"):
             PlaceDatabase.build(model, places, database.folder, local_dtype="int8")
 
     def test_a_folder_of_other_things_is_not_built_into(self, model, places, photographs):

@@ -161,6 +161,20 @@ class TestMatch:
         with pytest.raises(UnreadableImageError, match=r"7\.png"):
             recognizer.match(darkened, best)
 
+    def test_from_another_folder_it_is_said_where_relative_paths_begin(
+        self, model, places, photographs, darkened, tmp_path, monkeypatch
+    ):
+        monkeypatch.chdir(photographs)
+        relative = places.remove_columns("image").add_column("image", [f"{number}.png" for number in range(10)])
+        recognizer = PlaceRecognizer(model, PlaceDatabase.build(model, relative, tmp_path / "db"))
+        (best,) = recognizer.recognize(darkened, top_k=1)
+        assert len(recognizer.match(darkened, best).similarities)
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(
+            UnreadableImageError, match=f"no image {best.image} of the database in {tmp_path}: its paths"
+        ):
+            recognizer.match(darkened, best)
+
 
 class TestRefusals:
     def test_a_model_that_did_not_build_the_database_is_refused(self, database):

@@ -103,7 +103,7 @@ class TestStream:
         assert described[1:] == [places["key"][4:8], places["key"][4:8], places["key"][8:]]
         PlaceDatabase.build(model, places, tmp_path / "table", batch_size=4)
         assert content(tmp_path / "stream") == content(tmp_path / "table")
-        with pytest.raises(PlaceDatabaseError, match="holds a database with another places"):
+        with pytest.raises(PlaceDatabaseError, match="holds a database that differs in places"):
             PlaceDatabase.build(model, stream.skip(1), tmp_path / "stream")
 
     def test_one_that_has_become_shorter_is_refused(self, model, stream, tmp_path, monkeypatch):
