@@ -1,6 +1,6 @@
 """Build a place database step by step, so that an interrupted build goes on after its last complete step."""
 
-from collections.abc import Set
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any
 
@@ -195,19 +195,18 @@ def describe_steps(
     descriptors.truncate(kept)
     features.truncate(kept)
     preprocessing = Preprocessing.of(model.active_peft_config)
-    num_parts = None if source.num_places is None else -(-source.num_places // STEP_IMAGES)
-    progress = tqdm(desc=verb, unit=f"{STEP_IMAGES} images", initial=done, total=num_parts)
-    start = 0
+    start, num_done = 0, min(done * STEP_IMAGES, source.num_places or done * STEP_IMAGES)
+    progress = tqdm(desc=verb, unit="image", initial=num_done, total=source.num_places)
     with packed_weights(model), progress:  # once for all steps
         for number, part in enumerate(source.parts(STEP_IMAGES)):
             refuse_taken_keys(folder, part, taken_keys)
             if number >= done:
-                batches = [batch for batch in encode_places(model, part, preprocessing, **options) if batch.rows]
+                encoded = encode_places(model, part, preprocessing, description=None, **options)
+                batches = [batch for batch in _counted(encoded, progress) if batch.rows]
                 if batches:
                     descriptors.append(np.concatenate([batch.global_descriptors.numpy() for batch in batches]))
                     _append_local_features(features, batches, manifest)
                 rows.append(np.array([start + row for batch in batches for row in batch.rows], dtype=np.int64))
-                progress.update()
             start += len(part)
     if len(rows) == num_places:
         raise PlaceDatabaseError(f"None of the {start} images can be read; see the messages above.")
@@ -238,6 +237,13 @@ def refuse_taken_keys(folder: Path, places: Dataset, taken_keys: Set[str]) -> No
             f"{folder} has a place {repeated[0]!r} already ({len(repeated)} of the {len(places)} keys are there); give"
             " other keys, leave those places out, or remove the old ones first."
         )
+
+
+def _counted(batches: Iterator[EncodedBatch], progress: tqdm) -> Iterator[EncodedBatch]:
+    """Show how many images are done, those that cannot be read included."""
+    for batch in batches:
+        yield batch
+        progress.update(len(batch.rows) + len(batch.unreadable))
 
 
 def _append_local_features(features: ShardedArray, batches: list[EncodedBatch], manifest: dict[str, Any]) -> None:

@@ -46,7 +46,7 @@ def encode_places(
     batch_size: int = 16,
     num_workers: int = 0,
     is_strict: bool = False,
-    description: str = "encoding",
+    description: str | None = "encoding",
 ) -> Iterator[EncodedBatch]:
     """Describe the images of a table in its order, with a progress bar.
 
@@ -60,7 +60,7 @@ def encode_places(
         batch_size: Images per forward pass.
         num_workers: Processes that decode images; 0 decodes in this one.
         is_strict: Raise at the first unreadable image instead of reporting it and going on.
-        description: What the progress bar says.
+        description: What the progress bar says; None shows none.
 
     Yields:
         Batches in the order of the table; rows of unreadable images are missing from them and named.
@@ -71,7 +71,8 @@ def encode_places(
     """
     images = _Images(places, preprocessing)
     loader = torch.utils.data.DataLoader(images, batch_size, num_workers=num_workers, collate_fn=list)
-    with packed_weights(model), tqdm(total=len(images), desc=description, unit="image") as progress:
+    is_silent = description is None
+    with packed_weights(model), tqdm(total=len(images), desc=description, unit="image", disable=is_silent) as progress:
         for items in loader:
             readable = [item for item in items if item.pixel_values is not None]
             unreadable = {item.row: item.error for item in items if item.pixel_values is None}

@@ -1,6 +1,7 @@
 """Place databases: what is stored, what is removed, how an interrupted build goes on, and what is refused."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -314,7 +315,7 @@ def content(folder):
 class TestInterruption:
     @pytest.mark.parametrize("at_image", [1, 5, 9])
     def test_a_build_goes_on_after_its_last_step_and_ends_the_same(
-        self, model, places, tmp_path, monkeypatch, at_image
+        self, model, places, tmp_path, monkeypatch, at_image, capsys
     ):
         PlaceDatabase.build(model, places, tmp_path / "whole", batch_size=4)
         encode, described_rows = building.encode_places, []
@@ -336,8 +337,11 @@ class TestInterruption:
             return encode(model, part, preprocessing, **options)
 
         monkeypatch.setattr(building, "encode_places", note)
+        capsys.readouterr()
         PlaceDatabase.build(model, places, tmp_path / "db", batch_size=4)
         assert described_rows == list(range(at_image // 4 * 4, 10))
+        counts = re.findall(r"building:[^\r]*? (\d+)/10 \[", capsys.readouterr().err)  # one bar, in images
+        assert (int(counts[0]), int(counts[-1])) == (at_image // 4 * 4, 10)
         assert content(tmp_path / "db") == content(tmp_path / "whole")
 
     @pytest.mark.parametrize("missing", ["rows", "local_features"])
