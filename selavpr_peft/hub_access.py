@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count
 from typing import TypeVar
 
 from huggingface_hub import HfApi, RepoUrl, errors
@@ -50,7 +49,8 @@ class HubAccess:
         Raises:
             HubError: Saying what is wrong and what to do. It has no cause, as that may show a signed address.
         """
-        for attempt in count(1):
+        attempt = 1
+        while True:
             try:
                 with quiet_hub():
                     return request()
@@ -62,7 +62,7 @@ class HubAccess:
                 raise HubError(message)
             logger.warning("The Hub does not answer for %s; asking again in %.0f s.", self.repo_id, wait_s)
             time.sleep(wait_s)
-        raise AssertionError
+            attempt += 1
 
     def make_repository(self, api: HfApi, *, private: bool | None, repo_type: str | None = None) -> RepoUrl:
         """Make the repository and the branch, where they are not there yet.
