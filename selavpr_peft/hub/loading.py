@@ -68,7 +68,9 @@ def load(
     config = read_adapter_config(folder)
     _check_preprocessing(folder, config)
     base = _named_backbone(adapter, config, dtype) if backbone is None else _checked_backbone(backbone, config, dtype)
-    model = _adapt(base, folder, adapter, is_trainable)
+    with _damage_named(adapter):
+        check_weights(folder)
+        model = PeftModel.from_pretrained(base, str(folder), is_trainable=is_trainable).eval()
     _take_calibration(model, folder, model.active_adapter)
     return model if device is None else model.to(device)
 
@@ -102,21 +104,15 @@ def add_adapter(
     known = {settings.backbone_fingerprint for settings in model.peft_config.values()}
     if known != {config.backbone_fingerprint}:  # adapters of one backbone need no second look at its weights
         check_backbone(model, config, "of the model")
-    with _named(adapter):
+    with _damage_named(adapter):
         check_weights(folder)
         model.load_adapter(str(folder), adapter_name=name)
     _take_calibration(model, folder, name)
     model.eval()
 
 
-def _adapt(base: nn.Module, folder: Path, adapter: str | Path, is_trainable: bool) -> PeftModel:
-    with _named(adapter):
-        check_weights(folder)
-        return PeftModel.from_pretrained(base, str(folder), is_trainable=is_trainable).eval()
-
-
 @contextmanager
-def _named(adapter: str | Path) -> Iterator[None]:
+def _damage_named(adapter: str | Path) -> Iterator[None]:
     """Say of which adapter the weights cannot be read."""
     try:
         yield
