@@ -13,6 +13,7 @@ from transformers.trainer_utils import HubStrategy
 
 from selavpr_peft.errors import HubError
 from selavpr_peft.files import naming_full_disk
+from selavpr_peft.hub.card_figures import Report
 from selavpr_peft.hub.pushing import Publication, push_adapter
 from selavpr_peft.hub.saving import complete_folder
 from selavpr_peft.hub_access import HubAccess
@@ -27,7 +28,7 @@ class AdapterTrainer(Trainer, ABC):
     """
 
     @abstractmethod
-    def _facts(self) -> tuple[list[Any], dict[str, Any]]:
+    def _facts(self) -> tuple[list[Report], dict[str, Any]]:
         """Give what the card is written from: evaluation reports of the weights as they are, and the training."""
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:

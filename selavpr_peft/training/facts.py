@@ -1,5 +1,6 @@
 """What a trainer knows of its run, as plain values for the model card and for repeating it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from peft import PeftModel
 from transformers import TrainerState
 
 from selavpr_peft.evaluation.protocol import ADAPTER_DIGEST, model_protocol
+from selavpr_peft.hub.card_figures import Report
 from selavpr_peft.hub.saving import read_facts
 from selavpr_peft.retrieval.fingerprint import adapter_fingerprint
 from selavpr_peft.training.arguments import SelaTrainingArguments
@@ -93,7 +95,7 @@ def evaluation_protocol(
     }
 
 
-def reports_of_weights(model: PeftModel, reports: dict[str, Any], best_checkpoint: Path | None) -> list[Any]:
+def reports_of_weights(model: PeftModel, reports: Mapping[str, Report], best_checkpoint: Path | None) -> list[Report]:
     """Find the evaluation of a model's weights as they are: in this run, or saved with its best checkpoint.
 
     Args:

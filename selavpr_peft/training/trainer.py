@@ -21,6 +21,7 @@ from selavpr_peft.data.schema import radius_unit
 from selavpr_peft.evaluation.evaluator import evaluate_two_stage
 from selavpr_peft.evaluation.protocol import ADAPTER_DIGEST
 from selavpr_peft.files import naming_full_disk
+from selavpr_peft.hub.card_figures import Report
 from selavpr_peft.hub.saving import record_backbone
 from selavpr_peft.losses import SelaLoss
 from selavpr_peft.modeling.preprocessing import Preprocessing
@@ -98,7 +99,7 @@ class SelaTrainer(AdapterTrainer):
         )
         self.eval_splits = _evaluation_splits(args, eval_places)
         self.place_names = PlaceNames.of(train_places, eval_places)
-        self.reports: dict[str, dict[str, Any]] = {}
+        self.reports: dict[str, Report] = {}
         self.mining = MiningSettings(
             mode=args.mining,
             queries_per_round=args.queries_per_round,
@@ -325,7 +326,7 @@ class SelaTrainer(AdapterTrainer):
         if self.model.training:
             self._loss_parts.append((global_loss.detach(), local_loss.detach()))
 
-    def _facts(self) -> tuple[list[Any], dict[str, Any]]:
+    def _facts(self) -> tuple[list[Report], dict[str, Any]]:
         best = self.state.best_model_checkpoint
         best_adapter = self._adapter_folder(Path(best)) if best else None
         reports = reports_of_weights(self.accelerator.unwrap_model(self.model), self.reports, best_adapter)
