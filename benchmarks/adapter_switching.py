@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from measuring import environment, write_report
@@ -32,27 +33,25 @@ def milliseconds(work: Callable[[int], object], repeats: int) -> float:
     return statistics.median(times[1:])
 
 
-parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-parser.add_argument("--backbone")
-parser.add_argument("--num-adapters", type=int, default=8)
-parser.add_argument("--repeats", type=int, default=50)
-parser.add_argument("--json")
-args = parser.parse_args()
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Save adapters and their backbone, load all of them over one backbone, and time what going between them takes."""
+    small = Dinov2Config(hidden_size=384, num_hidden_layers=12, num_attention_heads=6, image_size=518, patch_size=14)
+    base = load_backbone(arguments.backbone) if arguments.backbone else Dinov2Model(small).eval()
+    with tempfile.TemporaryDirectory() as temporary:
+        backbone = Path(temporary, "backbone")
+        base.save_pretrained(backbone)
+        cities = [Path(temporary, f"city-{number}") for number in range(arguments.num_adapters)]
+        for number, folder in enumerate(cities):
+            model = adapt_freshly(base, SelaConfig(), seed=number)
+            save_adapter(model, folder)
+            base = model.unload()
+        adapter_bytes = (cities[0] / "adapter_model.safetensors").stat().st_size
+        medians_ms = time_switching(cities, backbone, arguments.repeats)
+    return {"num_adapters": len(cities), "adapter_bytes": adapter_bytes, "medians_ms": medians_ms}
 
-small = Dinov2Config(hidden_size=384, num_hidden_layers=12, num_attention_heads=6, image_size=518, patch_size=14)
-base = load_backbone(args.backbone) if args.backbone else Dinov2Model(small).eval()
 
-with tempfile.TemporaryDirectory() as temporary:
-    # 1. N adapters and their backbone on disk.
-    backbone = Path(temporary, "backbone")
-    base.save_pretrained(backbone)
-    cities = [Path(temporary, f"city-{number}") for number in range(args.num_adapters)]
-    for number, folder in enumerate(cities):
-        model = adapt_freshly(base, SelaConfig(), seed=number)
-        save_adapter(model, folder)
-        base = model.unload()
-
-    # 2. All of them over one backbone.
+def time_switching(cities: list[Path], backbone: Path, repeats: int) -> dict[str, float]:
+    """Time switching among loaded adapters, against what a program without switching would do."""
     model = selavpr_peft.load(cities[0], backbone=backbone)
     for folder in cities[1:]:
         add_adapter(model, folder, folder.name)
@@ -61,35 +60,37 @@ with tempfile.TemporaryDirectory() as temporary:
 
     @torch.inference_mode()
     def describe(number: int) -> None:
-        """Describe an image by whichever adapter is active."""
         model(pixel_values=pixels)
 
     def add_again(number: int) -> None:
-        """Read an adapter from disk over the loaded backbone."""
         add_adapter(model, cities[0], f"again-{number}")
         model.delete_adapter(f"again-{number}")
 
-    # 3. Switch, against what a program without switching would do.
-    medians_ms = {
+    return {
         "switch among loaded adapters": milliseconds(
-            lambda number: model.set_adapter(names[number % len(names)]), args.repeats
+            lambda number: model.set_adapter(names[number % len(names)]), repeats
         ),
         "read one more adapter from disk": milliseconds(add_again, 5),
         "load backbone and adapter": milliseconds(lambda number: selavpr_peft.load(cities[0], backbone=backbone), 5),
         "describe an image of 224x224": milliseconds(describe, 5),
     }
-    adapter_bytes = (cities[0] / "adapter_model.safetensors").stat().st_size
 
-print(
-    f"{args.num_adapters} adapters of {adapter_bytes / 1e6:.1f} MB over {args.backbone or 'a random ViT-S'}; medians"
-)
-for name, value in medians_ms.items():
-    print(f"{name:<34} {value:>9.2f} ms")
-report = {
-    "environment": environment(),
-    "backbone": Path(args.backbone).name if args.backbone else "random ViT-S",
-    "num_adapters": args.num_adapters,
-    "adapter_bytes": adapter_bytes,
-    "medians_ms": medians_ms,
-}
-write_report(args.json, report)
+
+def main() -> None:
+    """Measure, print a table and write it down."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone")
+    parser.add_argument("--num-adapters", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=50)
+    parser.add_argument("--json")
+    arguments = parser.parse_args()
+    found = measure(arguments)
+    name = Path(arguments.backbone).name if arguments.backbone else "random ViT-S"
+    print(f"{found['num_adapters']} adapters of {found['adapter_bytes'] / 1e6:.1f} MB over {name}; medians")
+    for step, value in found["medians_ms"].items():
+        print(f"{step:<34} {value:>9.2f} ms")
+    write_report(arguments.json, {"environment": environment(), "backbone": name, **found})
+
+
+if __name__ == "__main__":
+    main()
