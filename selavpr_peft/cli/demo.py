@@ -4,7 +4,7 @@ import sys
 from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -76,10 +76,10 @@ def demo(
         positive_radius=radius,
         rerank_num=rerank_num,
     )
-    result = untrained = locate(model)
+    result, untrained = locate(model), None
     if rounds:
         model = _train_and_reload(model, Path(folder), output / "adapter", rounds, seed)
-        result = locate(model)
+        result, untrained = locate(model), result
     protocol = places | {
         "frames": list(frames) if frames else None,
         "positive_radius": radius,
@@ -91,18 +91,26 @@ def demo(
         **model_protocol(model, backbone or "a tiny random DINOv2"),
     }
     if json != "-":
-        print_result(result, protocol)
-        if rounds:
-            typer.echo(f"\nBefore training, on other places of the city:\n{both_stages(untrained, rerank_num)}")
-        elif backbone is None:
-            typer.echo(f"\nThe network is random and knows nothing yet: by chance R@1 would be {_chance(result):.1f}.")
+        _print(result, untrained, protocol, is_random=backbone is None)
     if json is not None:
-        report = result.as_report(protocol)
-        write_json(report | {"untrained": untrained.as_report({})} if rounds else report, json)
+        write_json(result.as_report(protocol) | ({"untrained": untrained.as_report({})} if untrained else {}), json)
     figure = draw_query_result(model, preprocessing, tables["queries"], tables["database"], result)
     save_figure(figure, output / "recognition.png")
     if json != "-":
         typer.echo(f"\npicture   {output / 'recognition.png'}")
+
+
+def _print(
+    result: "TwoStageResult", untrained: "TwoStageResult | None", protocol: dict[str, Any], *, is_random: bool
+) -> None:
+    """Print the recalls, and beside them those before training or, of a random network, what chance would give."""
+    print_result(result, protocol)
+    if untrained is not None:
+        before = both_stages(untrained, protocol["rerank_num"])
+        typer.echo(f"\nBefore training, on other places of the city:\n{before}")
+    elif is_random:
+        chance = sum(len(rows) for rows in result.positives) / max(1, result.num_queries * result.num_database)
+        typer.echo(f"\nThe network is random and knows nothing yet: by chance R@1 would be {100 * chance:.1f}.")
 
 
 def _name_places(folder: str, database: str | None, queries: str | None, is_city: bool) -> dict[str, str]:
@@ -144,8 +152,3 @@ def _load_model(backbone: str | None, adapter: str | None, seed: int, is_city: b
     if adapter is not None:
         raise ValueError("--adapter needs --backbone: the backbone it was trained on.")
     return toy_run.toy_model(seed=seed) if is_city else adapt_freshly(toy_backbone(seed=seed), SelaConfig(), seed=seed)
-
-
-def _chance(result: "TwoStageResult") -> float:
-    """Give the R@1 in percent of answers drawn by lot."""
-    return 100 * sum(len(rows) for rows in result.positives) / max(1, result.num_queries * result.num_database)
