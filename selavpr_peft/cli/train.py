@@ -94,7 +94,7 @@ def read_settings(config: Path | None) -> dict[str, Any]:
         config: YAML or JSON file (JSON is YAML), or None.
 
     Raises:
-        ValueError: If it is no table of settings, or a name in it is unknown.
+        ValueError: If it is no table of settings, a name in it is unknown, or a value is of a wrong type.
     """
     if config is None:
         return {}
@@ -102,7 +102,7 @@ def read_settings(config: Path | None) -> dict[str, Any]:
 
     try:
         content = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{config} is neither YAML nor JSON: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{config} must hold settings as `name: value`, got {type(content).__name__}.")
@@ -110,6 +110,9 @@ def read_settings(config: Path | None) -> dict[str, Any]:
     unknown = sorted(set(map(str, content)) - known)
     if unknown:
         raise ValueError(f"{config} has unknown settings {unknown}; known are {sorted(known)}.")
+    for name in filter(content.__contains__, TOP_LEVEL_KEYS):
+        if not isinstance(content[name], str | None):
+            raise ValueError(f"{name} in {config} must be text, got {content[name]!r}; put it in quotes.")
     for section in filter(content.__contains__, SECTIONS):
         values = content[section] or {}
         if not isinstance(values, dict):
@@ -150,7 +153,10 @@ def build_trainer(chosen: dict[str, Any], overrides: list[str]) -> "SelaTrainer"
         "logging_strategy": "steps" if "logging_steps" in training else "epoch",  # the loss of every mining round
         "disable_tqdm": False,  # Trainer would take the quiet logging of commands for a wish to see nothing
     } | training
-    arguments = SelaTrainingArguments(output_dir=str(chosen["output"]), **training)
+    try:
+        arguments = SelaTrainingArguments(output_dir=str(chosen["output"]), **training)
+    except TypeError as error:  # transformers compares values before it looks at their types
+        raise ValueError(f"A field of training has a value of a wrong type: {error}; got {training}.") from error
     train_places = load_places(chosen["data"], frames=parse_frames(chosen.get("train_frames")))
     eval_places = None
     if chosen.get("eval_data"):

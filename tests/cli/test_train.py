@@ -221,8 +221,11 @@ class TestConfigFile:
             ({"adapter_settings": {"bottleneck": 1}}, "adapter_settings has unknown fields ['bottleneck']"),
             ({"training": ["use_cpu"]}, "training in"),
             ({"train_frames": "14-10"}, "A range of frames must be of the form A-B"),
+            ({"train_frames": 14}, "train_frames in"),
+            ({"data": ["walk"]}, "must be text, got ['walk']; put it in quotes"),
+            ({"training": {"num_train_epochs": [1]}}, "A field of training has a value of a wrong type"),
         ],
-        ids=["key", "training field", "adapter field", "list", "frames"],
+        ids=["key", "training field", "adapter field", "list", "frames", "number", "several", "type"],
     )
     def test_mistakes_in_it_are_loud(self, selavpr, config, changed, message):
         run = selavpr("train", "--config", config(**changed), "--dry-run")
@@ -232,11 +235,15 @@ class TestConfigFile:
 
     @pytest.mark.parametrize(
         ("text", "message"),
-        [("- a\n- b\n", "must hold settings as `name: value`, got list"), ("a: [1", "is neither YAML nor JSON")],
+        [
+            ("- a\n- b\n", "must hold settings as `name: value`, got list"),
+            ("a: [1", "is neither YAML nor JSON"),
+            ("data: Zürich", "is neither YAML nor JSON: 'utf-8' codec can't decode"),
+        ],
     )
     def test_another_kind_of_file_is_refused(self, selavpr, tmp_path, text, message):
         path = tmp_path / "train.yaml"
-        path.write_text(text)
+        path.write_text(text, encoding="latin-1")
         run = selavpr("train", "--config", path)
         assert run.code == 2
         assert message in run.err
