@@ -122,8 +122,17 @@ def write_index(folder: Path, manifest: dict[str, Any], kind: str | None) -> Des
         folder: The database.
         manifest: The manifest, or what is going to be it.
         kind: One of `index_kinds.KINDS`; None chooses by size, and so does a kind for which too few rows remained.
+
+    Raises:
+        PlaceDatabaseError: If descriptors are damaged or missing; an index that is there stays.
     """
-    descriptors = ShardedArray(folder / DESCRIPTORS, manifest["num_places"]).read_all()
+    array = ShardedArray(folder / DESCRIPTORS, manifest["num_places"])
+    if len(array) != manifest["num_places"]:
+        raise PlaceDatabaseError(
+            f"{array.folder} holds {len(array)} places, but the manifest says {manifest['num_places']}: a file is"
+            " missing; fetch or build the database again."
+        )
+    descriptors = array.read_all()
     if kind is None or len(descriptors) < least_rows(kind):
         kind = choose_kind(*descriptors.shape)
     index = DescriptorIndex.build(descriptors, kind, manifest["adapter"])

@@ -22,6 +22,29 @@ SCHEMA_VERSION = 1
 FIRST_FILES = {"places_file": "places.parquet", "index_file": "index.faiss"}
 """Table and index of a database that nothing was added to; a manifest that names none means these."""
 
+OF_A_BUILD = frozenset(
+    {
+        "adapter",
+        "backbone",
+        "is_complete",
+        "kept_locations",
+        "local_dtype",
+        "places",
+        "position_interpolation",
+        "preprocessing",
+    }
+)
+OF_A_DATABASE = OF_A_BUILD | {
+    "descriptor_size",
+    "index",
+    "local_map_shape",
+    "num_places",
+    "places_crc32",
+    "removed_rows",
+    "unreadable_images",
+}
+"""Entries of a manifest from its beginning, and once everything is there."""
+
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Read the manifest of a database.
@@ -30,7 +53,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         folder: The database.
 
     Raises:
-        PlaceDatabaseError: If there is none, it is damaged or of another version, or it names files elsewhere.
+        PlaceDatabaseError: If there is none, it is damaged or of another version, it lacks an entry, or it names files
+            elsewhere.
     """
     path = folder / MANIFEST
     try:
@@ -45,6 +69,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{folder} has schema version {version}, and this release reads {SCHEMA_VERSION}; build it again, or"
             " install the release that made it."
         )
+    missing = (OF_A_DATABASE if manifest.get("is_complete") else OF_A_BUILD) - set(manifest)
+    if missing:
+        raise PlaceDatabaseError(f"{path} lacks {', '.join(sorted(missing))}; fetch or build the database again.")
     found = FIRST_FILES | manifest
     for name in FIRST_FILES:
         if Path(found[name]).name != found[name]:  # it may come from a stranger, and rebuild_index writes there
@@ -52,6 +79,21 @@ def read_manifest(folder: Path) -> dict[str, Any]:
                 f"{path} must name a file beside it as {name}, got {found[name]!r}; do not use it."
             )
     return found
+
+
+def read_complete_manifest(folder: Path) -> dict[str, Any]:
+    """Read the manifest of a database that nothing is missing of.
+
+    Args:
+        folder: The database.
+
+    Raises:
+        PlaceDatabaseError: As `read_manifest` does, or if the build has not come to its end.
+    """
+    manifest = read_manifest(folder)
+    if not manifest["is_complete"]:
+        raise PlaceDatabaseError(f"{folder} is not complete; run the same build again and it will go on.")
+    return manifest
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from pyarrow import parquet
 from selavpr_peft.errors import PlaceDatabaseError
 from selavpr_peft.files import crc32_of
 from selavpr_peft.retrieval.descriptor_index import DescriptorIndex
-from selavpr_peft.retrieval.manifest import read_manifest
+from selavpr_peft.retrieval.manifest import read_complete_manifest, read_manifest
 
 
 def read_tables(folder: Path) -> tuple[dict[str, Any], Dataset, DescriptorIndex]:
@@ -25,9 +25,7 @@ def read_tables(folder: Path) -> tuple[dict[str, Any], Dataset, DescriptorIndex]
         PlaceDatabaseError: If it is not complete, one of them is damaged, or the index is of another database; the
             message says what to do.
     """
-    manifest = read_manifest(folder)
-    if not manifest["is_complete"]:
-        raise PlaceDatabaseError(f"{folder} is not complete; run the same build again and it will go on.")
+    manifest = read_complete_manifest(folder)
     try:
         return manifest, _read_places(folder, manifest), _read_index(folder, manifest)
     except (PlaceDatabaseError, FileNotFoundError):

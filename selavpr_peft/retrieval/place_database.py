@@ -33,7 +33,14 @@ from selavpr_peft.retrieval.adding import add_places
 from selavpr_peft.retrieval.building import ARRAYS, DESCRIPTORS, LOCAL_FEATURES
 from selavpr_peft.retrieval.calibration import FORM_OF_DATABASE
 from selavpr_peft.retrieval.index_kinds import check_kind
-from selavpr_peft.retrieval.manifest import describe_settings, kept_grid, locked, read_manifest, write_manifest
+from selavpr_peft.retrieval.manifest import (
+    describe_settings,
+    kept_grid,
+    locked,
+    read_complete_manifest,
+    read_manifest,
+    write_manifest,
+)
 from selavpr_peft.retrieval.opening import read_tables
 from selavpr_peft.retrieval.place_source import place_source
 from selavpr_peft.retrieval.publishing import fetch_database, push_database
@@ -401,12 +408,12 @@ class PlaceDatabase:
             kind: One of `index_kinds.KINDS`; None for the kind it had.
 
         Raises:
-            PlaceDatabaseError: If there is no database, or its descriptors are damaged, too.
+            PlaceDatabaseError: If there is no complete database, or its descriptors are damaged or missing, too.
             ValueError: If there is no such kind, or there are too few places for it.
         """
         folder = Path(folder)
         with locked(folder):
-            manifest = read_manifest(folder)
+            manifest = read_complete_manifest(folder)
             if kind is not None:
                 check_kind(kind, manifest["num_places"])
             index = building.write_index(folder, manifest, kind or manifest["index"])
@@ -440,9 +447,12 @@ class PlaceDatabase:
         Yields:
             Key of a place, and what is wrong with its descriptor or its local features.
         """
-        for array in (ShardedArray(self.folder / DESCRIPTORS, len(self.places)), self._local_features):
+        descriptors = ShardedArray(self.folder / DESCRIPTORS, len(self.places))
+        for array in (descriptors, self._local_features):
             for row, message in array.damaged_rows():
                 yield self.places[row][KEY], message
+        for row in range(len(descriptors), len(self.places)):
+            yield self.places[row][KEY], f"Row {row} of {descriptors.folder} is missing."
 
     def _rows_of(self, keys: Iterable[str]) -> list[int]:
         """Look up places that were not removed."""

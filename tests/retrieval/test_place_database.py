@@ -18,6 +18,7 @@ from selavpr_peft.modeling.toy_backbone import toy_backbone
 from selavpr_peft.retrieval import PlaceDatabase, PlaceRecognizer, building, place_database
 from selavpr_peft.retrieval.descriptor_index import DescriptorIndex
 from selavpr_peft.retrieval.encoding import encode_places
+from selavpr_peft.retrieval.manifest import OF_A_DATABASE
 from selavpr_peft.retrieval.sharded_array import ShardedArray
 from selavpr_peft.tuner.model import check_adapted
 from tests.retrieval.conftest import make_model
@@ -469,6 +470,18 @@ class TestRefusals:
         with pytest.raises(PlaceDatabaseError, match=r"manifest\.json cannot be read"):
             PlaceDatabase.open(database.folder)
 
+    @pytest.mark.parametrize("name", sorted(OF_A_DATABASE))
+    def test_an_entry_that_the_manifest_lacks_is_named(self, database, name):
+        manifest = {key: value for key, value in database.manifest.items() if key != name}
+        (database.folder / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(PlaceDatabaseError, match=rf"manifest\.json lacks {name}; fetch or build"):
+            PlaceDatabase.open(database.folder)
+
+    def test_an_index_is_not_made_of_a_build_that_was_interrupted(self, database):
+        (database.folder / "manifest.json").write_text(json.dumps(database.manifest | {"is_complete": False}))
+        with pytest.raises(PlaceDatabaseError, match="is not complete; run the same build again"):
+            PlaceDatabase.rebuild_index(database.folder)
+
     def test_a_later_version_is_refused(self, database):
         (database.folder / "manifest.json").write_text(json.dumps(database.manifest | {"schema_version": 2}))
         with pytest.raises(PlaceDatabaseError, match="schema version 2, and this release reads 1"):
@@ -521,6 +534,13 @@ class TestRefusals:
         (database.folder / "local_features" / "00002.crc.npy").unlink()
         with pytest.raises(PlaceDatabaseError, match="local_features holds 8 places, but the manifest says 10"):
             PlaceDatabase.open(database.folder)
+
+    def test_missing_descriptors_are_named_and_leave_the_index(self, database):
+        (database.folder / "descriptors" / "00002.crc.npy").unlink()
+        assert [key for key, _ in PlaceDatabase.open(database.folder).damaged_places()] == ["place 8", "place 9"]
+        with pytest.raises(PlaceDatabaseError, match="descriptors holds 8 places, but the manifest says 10"):
+            PlaceDatabase.rebuild_index(database.folder)
+        assert len(PlaceDatabase.open(database.folder)) == 10
 
     def test_damaged_descriptors_are_named_by_place(self, database):
         flip_a_byte(database.folder / "descriptors" / "00001.npy", -1)
