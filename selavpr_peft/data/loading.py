@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, Value
+from pyarrow import ArrowException
 
 from selavpr_peft.data.photo_folder import photographs_without_table, read_photographs
 from selavpr_peft.data.place_table import read_place_table, rows_of_frames
@@ -12,6 +13,7 @@ from selavpr_peft.errors import DatasetFormatError
 
 DATABASE = "database"
 QUERIES = "queries"
+TEXT = Value("string")
 
 
 def load_places(source: str | Path | Dataset | DatasetDict, *, frames: tuple[int, int] | None = None) -> DatasetDict:
@@ -107,8 +109,17 @@ def _checked(places: Dataset, source: str, frames: tuple[int, int] | None) -> Da
 
 
 def _with_keys(places: Dataset, source: str) -> Dataset:
-    """Give a dataset made elsewhere keys: split and row, where it has none."""
-    if KEY in places.column_names:
+    """Give a dataset made elsewhere keys that are text, split and row where it has none, and all its columns."""
+    if places.format["type"] != "custom":  # what a transform makes is taken; other formats are for other readers
+        places = places.with_format(None)
+    if KEY not in places.column_names:
+        # the split, because equal keys say that a picture is the same
+        return places.add_column(KEY, [f"{source}/{row}" for row in range(len(places))])
+    if places.features[KEY] == TEXT:
         return places
-    # the split, because equal keys say that a picture is the same
-    return places.add_column(KEY, [f"{source}/{row}" for row in range(len(places))])
+    try:
+        return places.cast_column(KEY, TEXT)
+    except (ArrowException, TypeError) as error:
+        raise DatasetFormatError(
+            f"{source} must have text in the column {KEY!r}, got {places.features[KEY]}."
+        ) from error

@@ -115,6 +115,22 @@ class TestDatasets:
         assert places["queries"]["key"][:] == ["a", "b", "c"]
         assert places["database"]["note"][:] == ["x", "y", "z"]
 
+    def test_keys_that_are_numbers_become_text(self):
+        assert load_places(table(key=[7, 8, 9]))["database"]["key"][:] == ["7", "8", "9"]
+
+    def test_keys_that_cannot_be_text_are_refused(self):
+        with pytest.raises(DatasetFormatError, match="dataset must have text in the column 'key', got List"):
+            load_places(table(key=[[1], [2], [3]]))
+
+    @pytest.mark.parametrize(
+        "form", [{"type": "arrow"}, {"type": "pandas"}, {"type": "torch"}, {"columns": ["frame"]}]
+    )
+    def test_the_format_that_a_dataset_has_for_others_does_not_matter(self, form):
+        plain, formatted = table(key=["a", "b", "c"]), table(key=["a", "b", "c"]).with_format(**form)
+        found = load_places(formatted)["database"]
+        assert found.column_names == plain.column_names
+        assert found.remove_columns("image")[1] == plain.remove_columns("image")[1]
+
     def test_missing_keys_tell_the_splits_apart(self):
         # Pictures inside a table are told apart by their keys: row 0 of both splits must not be the same one.
         places = load_places(DatasetDict({"queries": table(2), "database": table(2)}))
