@@ -7,7 +7,7 @@ import typer
 
 import selavpr_peft
 from selavpr_peft.cli import bench, calibrate, convert, demo, evaluate, index, push, query, serve, train, visualize
-from selavpr_peft.cli.printing import help_of
+from selavpr_peft.cli.printing import help_of, one_line
 from selavpr_peft.redaction import without_secrets
 
 app = typer.Typer(
@@ -65,7 +65,7 @@ def main() -> None:
     except (ValueError, OSError, ImportError) as error:
         if _settings["debug"]:
             raise
-        typer.echo(f"Error: {without_secrets(' '.join(str(error).split()))}", err=True)
+        typer.echo(f"Error: {one_line(without_secrets(str(error)))}", err=True)
         sys.exit(2)
 
 

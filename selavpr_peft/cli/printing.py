@@ -19,6 +19,16 @@ def help_of(command: Callable[..., None]) -> str:
     return inspect.cleandoc(command.__doc__ or "").replace("Example:\n", "\b\nExample:\n")
 
 
+def one_line(text: str) -> str:
+    """Join the lines of a text, without characters that would steer a terminal: what a file holds may be in it.
+
+    Args:
+        text: Any text.
+    """
+    joined = " ".join(text.split())
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in joined)
+
+
 def lay_out(rows: Sequence[Sequence[str]], width: int = 8) -> str:
     """Lay out rows below one another: the first column to the left, numbers to the right.
 

@@ -118,6 +118,15 @@ class TestMistakes:
         run = selavpr("evaluate", "--database", "a", "--queries", "b", "--positive-radius", 3, "--backbone", "c")
         assert run == (2, "", "Error: first line second line\n")
 
+    def test_what_a_file_holds_does_not_steer_the_terminal(self, selavpr, tmp_path):
+        (tmp_path / "places.csv").write_text("\x1b[2Jimage,främe\x00\n0.jpg,1\n")
+        run = selavpr(
+            "evaluate", "--database", tmp_path, "--queries", tmp_path, "--positive-radius", 3, "--backbone", "c"
+        )
+        assert run.code == 2
+        assert "främe" in run.err
+        assert run.err.rstrip("\n").isprintable()
+
     def test_a_defect_of_ours_keeps_its_traceback(self, monkeypatch):
         def fail(name):
             raise AttributeError("not the user's mistake")
