@@ -55,6 +55,14 @@ def _list_of_settings(app: Sphinx, what: str, name: str, documented: Any, option
     lines += [""]
 
 
+def _returns_without_type(app: Sphinx, what: str, name: str, documented: Any, options: Any, lines: list[str]) -> None:
+    """Say before the colon that there is no type: napoleon takes the words before the first colon for it."""
+    for number, line in enumerate(lines[:-1]):
+        if line.strip() in {"Returns:", "Yields:"}:
+            text = lines[number + 1].lstrip()
+            lines[number + 1] = lines[number + 1].removesuffix(text) + ": " + text
+
+
 def _find_pictures_of_readme(app: Sphinx, document: nodes.document) -> None:
     for picture in document.findall(nodes.image):
         picture["uri"] = picture["uri"].removeprefix("docs/")
@@ -70,3 +78,4 @@ def setup(app: Sphinx) -> None:
     app.connect("doctree-read", _find_pictures_of_readme, priority=400)  # before Sphinx looks for the files
     app.connect("autodoc-process-signature", _signature_of_settings)
     app.connect("autodoc-process-docstring", _list_of_settings)
+    app.connect("autodoc-process-docstring", _returns_without_type, priority=400)  # before napoleon

@@ -21,6 +21,7 @@ def load_places(source: str | Path | Dataset | DatasetDict, *, frames: tuple[int
 
     Args:
         source: One of
+
             - a folder with `database/` and `queries/` of images named `@utm_easting@utm_northing@...@.jpg`;
             - a folder with `places.csv` or `places.parquet`, or such a table, with `:traverse` for a part of it;
             - a folder of photographs without a table: positions from such names, or none, to be found by name only;
