@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from selavpr_peft import SelaConfig
-from selavpr_peft.data.place_table import read_place_table
+from selavpr_peft.data import read_place_table
 from selavpr_peft.data.toy_city import write_toy_city
 from selavpr_peft.hub.loading import adapt_freshly, load_adapted_model
 from selavpr_peft.modeling.toy_backbone import toy_backbone

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from selavpr_peft import SelaConfig
-from selavpr_peft.data.place_table import read_place_table
+from selavpr_peft.data import read_place_table
 from selavpr_peft.data.toy_city import write_toy_city
 from selavpr_peft.hub import add_adapter, load, load_backbone, save_adapter
 from selavpr_peft.hub.loading import adapt_freshly

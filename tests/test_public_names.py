@@ -7,8 +7,8 @@ import pytest
 
 NAMES = {
     "selavpr_peft": ["SelaConfig", "SelaModel", "SelaOutput", "load", "pipeline"],
-    "selavpr_peft.data": ["load_places"],
-    "selavpr_peft.evaluation": ["recall_at_n"],
+    "selavpr_peft.data": ["load_places", "positions", "positives_within", "read_place_table"],
+    "selavpr_peft.evaluation": ["evaluate_database", "evaluate_two_stage", "fit_calibration", "recall_at_n"],
     "selavpr_peft.hub": ["convert_official_checkpoint", "export_official_checkpoint", "load", "push_adapter"],
     "selavpr_peft.losses": ["SelaLoss"],
     "selavpr_peft.matching": ["count_mutual_matches", "fastest_local_dtype", "mutual_matches", "rerank"],

@@ -123,7 +123,7 @@ def evaluate_two_stage(
     model: nn.Module,
     queries: Dataset,
     database: Dataset,
-    preprocessing: Preprocessing,
+    preprocessing: Preprocessing | None = None,
     *,
     positive_radius: float | int,
     rerank_num: int = 100,
@@ -141,7 +141,7 @@ def evaluate_two_stage(
         model: An adapted backbone in evaluation mode.
         queries: Table of places to locate.
         database: Table of places to search.
-        preprocessing: How a picture becomes network input.
+        preprocessing: How a picture becomes network input; None for what the active adapter was trained with.
         positive_radius: Distance up to which a database image shows the query's place, in metres or frames.
         rerank_num: Candidates of retrieval that are re-ranked; those behind them keep their order.
         n_values: The N of Recall@N.
@@ -155,6 +155,7 @@ def evaluate_two_stage(
     """
     check_settings(rerank_num, n_values, queries, database)
     own, positives = own_and_positives(queries, database, positive_radius)
+    preprocessing = preprocessing or Preprocessing.of(model.active_peft_config)
     with tempfile.TemporaryDirectory(prefix="selavpr-") as folder:
         options = {"batch_size": batch_size, "num_workers": num_workers, "is_strict": is_strict}
         encoded_database = _encode(model, database, preprocessing, Path(folder, "database"), "database", options)
