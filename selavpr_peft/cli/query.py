@@ -62,6 +62,9 @@ def query(
     options.check_dtype(dtype)
     if image_folder is not None and pairs is None:
         raise ValueError("--image-folder is for the names in --pairs, which is not given.")
+    for image in images:
+        if image.is_dir():
+            raise IsADirectoryError(f"{image} is a folder; name the photographs in it, for example {image}/*.jpg.")
     quiet_host_libraries()
     from selavpr_peft.retrieval import PlaceDatabase, PlaceRecognizer
 

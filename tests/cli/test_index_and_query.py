@@ -270,6 +270,12 @@ class TestQuery:
         assert re.match(f"Error: {message}", run.err)
         assert len(run.err.splitlines()) == 1
 
+    def test_a_folder_is_not_taken_for_a_photograph(self, selavpr, indexed, walk):
+        folder, model, _ = indexed
+        run = selavpr("query", folder, walk / "day", *model)
+        expected = f"Error: {walk}/day is a folder; name the photographs in it, for example {walk}/day/*.jpg.\n"
+        assert (run.code, run.err) == (2, expected)
+
     def test_what_is_no_database_is_named(self, selavpr, models, tmp_path):
         Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
         run = selavpr("query", tmp_path, tmp_path / "a.png", "--backbone", models / "backbone")
