@@ -34,10 +34,15 @@ class SelaModel(BaseTuner):
     tuner_layer_cls = SelaLayer
     target_module_mapping: ClassVar[dict[str, list[str]]] = {}  # modules are matched by tuner/backbones.py instead
 
+    def __init__(self, model: nn.Module, peft_config: Any, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Adapt a backbone, unless it has an adapter of that name, whose settings BaseTuner would replace."""
+        _check_any_is_free(model, [adapter_name])
+        super().__init__(model, peft_config, adapter_name, *args, **kwargs)
+
     def _check_new_adapter_config(self, config: SelaConfig) -> None:
         """Check a new adapter against the backbone before anything is changed, and note the backbone's shape."""
         super()._check_new_adapter_config(config)
-        self._check_name_is_free(config)
+        _check_any_is_free(self.model, [name for name, known in self.peft_config.items() if known is config])
         shape = backbone_shape(self.model)
         _check_recorded_shape(config, shape)
         _check_layer_indices(config, shape)
@@ -50,16 +55,6 @@ class SelaModel(BaseTuner):
         config.backbone_num_layers = shape.num_layers
         config.backbone_hidden_size = shape.hidden_size
         config.backbone_patch_size = shape.patch_size
-
-    def _check_name_is_free(self, config: SelaConfig) -> None:
-        """Raise if an adapter of this name is there: PEFT would create anew what the new one has and keep the rest."""
-        head = getattr(self.model, HEAD_NAME, None)
-        names = [name for name, known in self.peft_config.items() if known is config]
-        if head is not None and all(name in head.settings for name in names):
-            raise ValueError(
-                f"The backbone already has an adapter named {names[-1]!r}; choose another adapter_name, or call"
-                " delete_adapter or unload first."
-            )
 
     def _prepare_adapter_config(self, peft_config: SelaConfig, model_config: dict[str, Any]) -> SelaConfig:
         return peft_config  # target_modules=None stays None: it means both kinds
@@ -157,6 +152,16 @@ def check_adapted(model: Any) -> None:
             f"model must be a PEFT model with a SelaVPR adapter, got {type(model).__name__}"
             + (f" with {type(found).__name__}" if isinstance(model, PeftModel) else "")
             + "; load one by selavpr_peft.load(adapter), or make one by get_peft_model(backbone, SelaConfig())."
+        )
+
+
+def _check_any_is_free(model: nn.Module, names: list[str]) -> None:
+    """Raise if there are adapters of all names: PEFT would create anew what the new one has and keep the rest."""
+    head = getattr(model, HEAD_NAME, None)
+    if head is not None and all(name in head.settings for name in names):
+        raise ValueError(
+            f"The backbone already has an adapter named {names[-1]!r}; choose another adapter_name, or call"
+            " delete_adapter or unload first."
         )
 
 

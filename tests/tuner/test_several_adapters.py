@@ -167,6 +167,18 @@ class TestSameNameTwice:
             get_peft_model(model.get_base_model(), SelaConfig(), "day")
         assert_same(model(images), alone["day"])
 
+    def test_leaves_the_settings_of_the_first_as_they_are(self, backbone):
+        """A notebook whose cell is run twice: what is saved afterwards is the first adapter."""
+        model = get_peft_model(backbone, SelaConfig(image_size=(56, 84), local_channels=(8, 4)))
+        before = dict(vars(model.peft_config["default"]))
+        with (
+            pytest.warns(UserWarning, match="second time"),
+            pytest.raises(ValueError, match="already has an adapter named 'default'"),
+        ):
+            get_peft_model(backbone, SelaConfig(local_channels=(3, 2)))
+        assert vars(model.peft_config["default"]) == before
+        assert before["backbone_hidden_size"] is not None
+
     def test_is_refused_by_transformers(self, backbone):
         backbone.add_adapter(SelaConfig())
         with pytest.raises(ValueError, match="default already exists"):
