@@ -46,7 +46,7 @@ COLOURS = """() => Object.fromEntries(
 )"""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
     executable = next(filter(None, map(shutil.which, BROWSERS)), None)
     if executable is None and os.environ.get("SELAVPR_REQUIRE_BROWSER") == "1":
@@ -59,7 +59,7 @@ def browser():
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def address(recognizer):
     with served(recognizer) as address:
         yield address
