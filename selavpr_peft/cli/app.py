@@ -1,7 +1,7 @@
 """The `selavpr` command: its sub-commands, and what becomes of a user's mistake."""
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -9,6 +9,9 @@ import selavpr_peft
 from selavpr_peft.cli import bench, calibrate, convert, demo, evaluate, index, push, query, serve, train, visualize
 from selavpr_peft.cli.printing import help_of, one_line
 from selavpr_peft.redaction import without_secrets
+
+UsageError: Any = typer.BadParameter.__base__
+"""What typer raises where arguments are wrong; it exports the kinds of it, and not itself."""
 
 app = typer.Typer(
     name="selavpr",
@@ -61,12 +64,28 @@ _settings = {"debug": False}
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error and exit code 2."""
     try:
-        app()
+        sys.exit(app(prog_name="selavpr", standalone_mode=False))
+    except typer.Abort:
+        _stop("Aborted.", code=1)
+    except UsageError as error:
+        _stop(_how_to_use(error))
     except (ValueError, OSError, ImportError) as error:
         if _settings["debug"]:
             raise
-        typer.echo(f"Error: {one_line(without_secrets(str(error)))}", err=True)
-        sys.exit(2)
+        _stop(f"Error: {one_line(without_secrets(str(error)))}")
+
+
+def _how_to_use(error: Any) -> str:
+    """Say what is wrong with the arguments; without any, how the command is used."""
+    message, context = error.format_message(), error.ctx
+    if context is None or message == context.get_help():
+        return str(message)
+    return f"Error: {one_line(message).removesuffix('.')} (see {context.command_path} --help)"
+
+
+def _stop(message: str, code: int = 2) -> NoReturn:
+    typer.echo(message, err=True)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

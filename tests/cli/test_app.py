@@ -108,7 +108,13 @@ class TestMistakes:
     def test_wrong_arguments_are_refused_before_anything_is_done(self, selavpr, arguments, message):
         run = selavpr(*arguments)
         assert (run.code, run.out) == (2, "")
-        assert re.match(rf"Error: .*{message}", run.err.splitlines()[-1])
+        assert re.fullmatch(rf"Error: .*{message}.* \(see selavpr.* --help\)\n", run.err)
+
+    @pytest.mark.parametrize("arguments", [[], ["visualize"]])
+    def test_without_arguments_the_help_is_shown(self, selavpr, arguments):
+        run = selavpr(*arguments)
+        assert (run.code, run.out) == (2, "")
+        assert run.err == selavpr(*arguments, "--help").out
 
     def test_an_error_of_several_lines_is_joined(self, selavpr, monkeypatch):
         def fail(name):
