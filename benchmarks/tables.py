@@ -80,7 +80,7 @@ def matching(report: Report) -> str:
         [
             path,
             "{1:.1f} ms ({0:.1f}-{2:.1f})".format(*row["quartiles_ms"]),
-            f"{row['ratio_to_plain']:.2f} x",
+            f"{row['ratio_to_plain']:.1f} x",
             f"{row['extra_bytes'] / 1e6:.0f} MB",
             f"{100 * row['share_of_matrix_rate']:.0f} %",
             "equal" if row["counts_equal"] else _change(row),
