@@ -132,11 +132,13 @@ def _read_table(path: Path) -> pa.Table:
         raise DatasetFormatError(f"{path} has no rows; expected one per image.")
     for name in TEXTS & set(names):
         table = _with_column(table, name, _as_text(table[name], name, path))
+    if FRAME in names:
+        table = _with_column(table, FRAME, _as_whole(table[FRAME]))
     return table if KEY in names else table.append_column(KEY, table[IMAGE])
 
 
 def _read_csv(path: Path) -> pa.Table:
-    types = dict.fromkeys(TEXTS, pa.string()) | dict.fromkeys(METRES, pa.float64()) | {FRAME: pa.int64()}
+    types = dict.fromkeys(TEXTS, pa.string()) | dict.fromkeys(METRES, pa.float64()) | {FRAME: pa.float64()}
     reading = csv.ReadOptions(use_threads=False)  # only then do error messages tell the line
     return csv.read_csv(path, read_options=reading, convert_options=csv.ConvertOptions(column_types=types))
 
@@ -147,6 +149,14 @@ def _as_text(values: pa.ChunkedArray, name: str, path: Path) -> pa.ChunkedArray:
         return values.cast(pa.string()).fill_null("")
     except pa.ArrowException as error:
         raise DatasetFormatError(f"{path} must have text in the column {name!r}, got {values.type}.") from error
+
+
+def _as_whole(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Make frames whole that pandas wrote as 7.0; others stay as they are, to be refused with their row."""
+    try:
+        return values.cast(pa.int64()) if pa.types.is_floating(values.type) else values
+    except pa.ArrowInvalid:
+        return values
 
 
 def _with_column(table: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Table:

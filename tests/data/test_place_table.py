@@ -100,6 +100,13 @@ class TestReadPlaceTable:
         assert read_place_table(f"{renamed}:night")["key"][:] == ["b0.png", "b1.png"]
 
 
+@pytest.mark.parametrize("write", [write_csv, lambda path, text: write_parquet(path, image=["a"], frame=[7.0])])
+def test_frames_that_pandas_made_fractional_are_whole_again(tmp_path, write):
+    write(tmp_path, "image,frame\na,7.0\n")
+    places = read_place_table(tmp_path)
+    assert (places["frame"][:], places.features["frame"].dtype) == ([7], "int64")
+
+
 class TestRefusals:
     """Each says where, what was expected or found, and so what to do."""
 
@@ -121,7 +128,10 @@ class TestRefusals:
             ("", r"cannot be read as a table; expected CSV or parquet: Empty"),
             ("image,frame\na,1\nb\n", r"cannot be read .* Row #3: Expected 2 columns, got 1"),
             ("image,frame\na,1\nb,two\n", r"cannot be read .* Row #3: .* invalid value 'two'"),
-            ("image,frame\na,1.5\n", r"cannot be read .* Row #2: .* invalid value '1\.5'"),
+            (
+                "image,frame\na,1\nb,1.5\n",
+                r"1 rows without a valid position, the first in row 1 \(b\); expected whole",
+            ),
             ("image,easting_m,northing_m\na,1,here\n", r"cannot be read .* Row #2: .* invalid value 'here'"),
             ("image,frame\n\xe4,1\n".encode("latin-1"), "cannot be read .* invalid UTF8"),
         ],
