@@ -101,9 +101,9 @@ def fit_logistic(evidence: Float[np.ndarray, " Q"], is_right: Bool[np.ndarray, "
     """
     num_right, num_wrong = int(is_right.sum()), int((~is_right).sum())
     target = np.where(is_right, (num_right + 1) / (num_right + 2), 1 / (num_wrong + 2))
-    centre, spread = float(evidence.mean()), float(evidence.std())
-    if spread == 0:
+    if evidence.min() == evidence.max():  # their deviation may be more than 0, by rounding
         return float(logit(target.mean())), 0.0
+    centre, spread = float(evidence.mean()), float(evidence.std())
     design = np.stack([np.ones_like(evidence), (evidence - centre) / spread], axis=1)
     weights = np.zeros(2)
     for _ in range(MAX_STEPS):

@@ -89,11 +89,13 @@ class TestFitLogistic:
         assert 0 < least < 0.1
         assert 0.9 < most < 1
 
-    def test_equal_evidence_tells_the_share_only(self):
-        intercept, slope = fit_logistic(np.full(4, 7.0), np.array([True, True, True, False]))
+    @pytest.mark.parametrize("evidence", [7.0, 51.215])  # the second is not quite its own mean
+    def test_equal_evidence_tells_the_share_only(self, evidence):
+        is_right = np.array([True, True, True, False, False])
+        intercept, slope = fit_logistic(np.full(5, evidence), is_right)
         assert slope == 0
-        # targets are three times 4/5 and once 1/3
-        assert logistic(intercept, slope, np.array([7.0])) == pytest.approx((3 * 4 / 5 + 1 / 3) / 4)
+        # targets are three times 4/5 and twice 1/4
+        assert logistic(intercept, slope, np.array([evidence])) == pytest.approx((3 * 4 / 5 + 2 / 4) / 5)
 
     def test_finds_the_curve_that_outcomes_were_drawn_from(self):
         rng = np.random.default_rng(0)
