@@ -104,19 +104,14 @@ class SelaLoss(nn.Module):
         if any(is_missing) and not all(is_missing):
             raise ValueError("query_local, positive_local and negative_local must be given together, or none of them.")
         _check_shapes("descriptors", "D", query_global, positive_global, negative_global)
-        if query_local is not None and positive_local is not None and negative_local is not None:
-            _check_shapes("local features", "H, W, C", query_local, positive_local, negative_local)
-            if negative_local.shape[:2] != negative_global.shape[:2]:
-                raise ValueError(
-                    f"Local features must be of the {tuple(negative_global.shape[:2])} queries and negatives that the"
-                    f" descriptors are of, got {tuple(negative_local.shape[:2])}."
-                )
         with torch.autocast(query_global.device.type, enabled=False):  # matching must be exact
             global_loss = self._reduce(
                 triplet_loss(query_global, positive_global, negative_global, self.global_margin)
             )
             local_loss = torch.zeros_like(global_loss)
             if query_local is not None and positive_local is not None and negative_local is not None:
+                _check_shapes("local features", "H, W, C", query_local, positive_local, negative_local)
+                _check_same_triplets(negative_global, negative_local)
                 local_loss = self._reduce(
                     mutual_neighbour_loss(query_local, positive_local, negative_local, self.local_margin)
                 )
@@ -137,6 +132,14 @@ def _check_shapes(name: str, axes: str, query: Tensor, positive: Tensor, negativ
             f"The {name} of queries, positives and negatives must be (B, {axes}), (B, {axes}) and (B, N, {axes}) with"
             f" at least one query and one negative, got {shapes}; negatives in one list become (B, N, ...) by"
             " unflatten(0, (B, N))."
+        )
+
+
+def _check_same_triplets(negative_global: Tensor, negative_local: Tensor) -> None:
+    if negative_local.shape[:2] != negative_global.shape[:2]:
+        raise ValueError(
+            f"Local features must be of the {tuple(negative_global.shape[:2])} queries and negatives that the"
+            f" descriptors are of, got {tuple(negative_local.shape[:2])}."
         )
 
 

@@ -8,7 +8,7 @@ from safetensors import safe_open
 
 from selavpr_peft.errors import CheckpointError
 from selavpr_peft.hub_access import HubAccess
-from selavpr_peft.registration import PEFT_TYPE
+from selavpr_peft.registration import PEFT_TYPE, PREFIX
 from selavpr_peft.tuner.config import SelaConfig
 
 CONFIG_NAME = "adapter_config.json"
@@ -66,7 +66,7 @@ def check_weights(folder: Path) -> None:
     """
     with safe_open(folder / WEIGHTS_NAME, "pt") as file:
         names = list(file.keys())
-    if not any(".sela_" in name for name in names):
+    if not any(f".{PREFIX}" in name for name in names):
         raise CheckpointError(
             f"{folder / WEIGHTS_NAME} holds no tensor of a SelaVPR adapter, got {names[:3]}; take both files from the"
             " same save."

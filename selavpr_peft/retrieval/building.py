@@ -126,18 +126,31 @@ def write_index(folder: Path, manifest: dict[str, Any], kind: str | None) -> Des
     Raises:
         PlaceDatabaseError: If descriptors are damaged or missing; an index that is there stays.
     """
-    array = ShardedArray(folder / DESCRIPTORS, manifest["num_places"])
-    if len(array) != manifest["num_places"]:
-        raise PlaceDatabaseError(
-            f"{array.folder} holds {len(array)} places, but the manifest says {manifest['num_places']}: a file is"
-            " missing; fetch or build the database again."
-        )
-    descriptors = array.read_all()
+    descriptors = whole_array(folder / DESCRIPTORS, manifest["num_places"]).read_all()
     if kind is None or len(descriptors) < least_rows(kind):
         kind = choose_kind(*descriptors.shape)
     index = DescriptorIndex.build(descriptors, kind, manifest["adapter"])
     index.save(folder / manifest["index_file"])
     return index
+
+
+def whole_array(folder: Path, num_places: int) -> ShardedArray:
+    """Open an array of which nothing is missing.
+
+    Args:
+        folder: Folder of the array.
+        num_places: Rows that the manifest counts.
+
+    Raises:
+        PlaceDatabaseError: If there are fewer.
+    """
+    array = ShardedArray(folder, num_places)
+    if len(array) != num_places:
+        raise PlaceDatabaseError(
+            f"{folder} holds {len(array)} places, but the manifest says {num_places}: a file is missing; fetch or"
+            " build the database again."
+        )
+    return array
 
 
 def _describe_kept(model: PeftModel, keep_locations: int | None) -> dict[str, list[int]] | None:

@@ -83,12 +83,7 @@ class PlaceDatabase:
         self.folder = Path(folder)
         manifest, self.places, self.index = read_tables(self.folder)
         num_features = manifest["num_places"] if manifest["local_map_shape"] else 0
-        self._local_features = ShardedArray(self.folder / LOCAL_FEATURES, num_features)
-        if len(self._local_features) != num_features:
-            raise PlaceDatabaseError(
-                f"{self.folder / LOCAL_FEATURES} holds {len(self._local_features)} places, but the manifest says"
-                f" {num_features}: a file is missing; fetch or build the database again."
-            )
+        self._local_features = building.whole_array(self.folder / LOCAL_FEATURES, num_features)
         self._take_over(manifest)
 
     @classmethod
