@@ -128,7 +128,12 @@ def in_batches(images: Iterable[Picture], size: int) -> Iterator[list[Picture]]:
     Args:
         images: Any iterable of photographs.
         size: Photographs of a batch; the last one may be smaller.
+
+    Raises:
+        ValueError: If the size is below 1: none would be taken.
     """
+    if size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {size}.")
     images = iter(images)
     while batch := list(islice(images, size)):
         yield batch

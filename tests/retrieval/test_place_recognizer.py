@@ -240,6 +240,11 @@ class TestRefusals:
         with pytest.raises(ValueError, match=r"must be a latitude in \[-90, 90\]"):
             recognizer.recognize(darkened, near=near, radius_m=10.0)
 
+    @pytest.mark.parametrize("batch_size", [0, -1])
+    def test_a_batch_of_no_photograph_is_refused_instead_of_answering_none(self, recognizer, darkened, batch_size):
+        with pytest.raises(ValueError, match=f"batch_size must be at least 1, got {batch_size}"):
+            recognizer.recognize([darkened], batch_size=batch_size)
+
     def test_a_point_for_every_photograph_is_refused(self, recognizer, darkened):
         with pytest.raises((ValueError, TypeError), match="must be one point .* one by one|Type-check"):
             recognizer.recognize([darkened] * 3, near=[(66.0, -18.0)] * 3, radius_m=10.0)
