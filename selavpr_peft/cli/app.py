@@ -72,7 +72,7 @@ def main() -> None:
     except (ValueError, OSError, ImportError) as error:
         if _settings["debug"]:
             raise
-        _stop(f"Error: {one_line(without_secrets(str(error)))}")
+        _stop(f"Error: {_told(str(error))}")
 
 
 def _how_to_use(error: Any) -> str:
@@ -80,7 +80,11 @@ def _how_to_use(error: Any) -> str:
     message, context = error.format_message(), error.ctx
     if context is None or message == context.get_help():
         return str(message)
-    return f"Error: {one_line(message).removesuffix('.')} (see {context.command_path} --help)"
+    return f"Error: {_told(message).removesuffix('.')} (see {context.command_path} --help)"
+
+
+def _told(message: str) -> str:
+    return one_line(without_secrets(message))
 
 
 def _stop(message: str, code: int = 2) -> NoReturn:

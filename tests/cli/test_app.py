@@ -110,6 +110,12 @@ class TestMistakes:
         assert (run.code, run.out) == (2, "")
         assert re.fullmatch(rf"Error: .*{message}.* \(see selavpr.* --help\)\n", run.err)
 
+    def test_a_token_given_in_the_wrong_place_is_not_repeated(self, selavpr):
+        run = selavpr("demo", "hf_0123456789abcdefghij")
+        assert (run.code, run.out) == (2, "")
+        assert "hf_..." in run.err
+        assert "0123456789" not in run.err
+
     @pytest.mark.parametrize("arguments", [[], ["visualize"]])
     def test_without_arguments_the_help_is_shown(self, selavpr, arguments):
         run = selavpr(*arguments)
