@@ -23,7 +23,7 @@ export function positions({ coordinates }) {
   return parts;
 }
 
-// Seven digits, as `selavpr query` prints them.
+// Seven digits tell a northing to a metre; `selavpr query` prints nine.
 function short(number) {
   return Number(number.toPrecision(7));
 }
