@@ -26,7 +26,7 @@ from tests.matching import interpreter
 def why_not_interpreted():
     """Say why Triton's interpreter cannot be used here; None where it can."""
     if importlib.util.find_spec("triton") is None:
-        return "Triton is not installed: it has no wheel for this platform"
+        return "Triton is not installed: it has wheels for Linux, and the extra dev brings it"
     if Version(version("triton")) < Version("3.7") and Version(np.__version__) >= Version("2.4"):
         return "the interpreter of Triton 3.6 cannot run loops with NumPy 2.4 or newer"
     return None
