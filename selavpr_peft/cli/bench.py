@@ -51,8 +51,8 @@ def bench(
     from selavpr_peft.data.loading import DATABASE, QUERIES, load_located
     from selavpr_peft.evaluation.database_evaluator import evaluate_database
     from selavpr_peft.evaluation.protocol import model_protocol
+    from selavpr_peft.retrieval.description_form import check_stored_dtype
     from selavpr_peft.retrieval.latency import measure_latencies
-    from selavpr_peft.retrieval.place_database import check_stored_dtype
 
     check_stored_dtype(local_dtype)
     tables = {role: load_located(places[role], role) for role in (QUERIES, DATABASE) if places}

@@ -70,7 +70,7 @@ def index(
         raise ValueError("Give either --output, the folder of a new database, or --add-to, the database to add to.")
     commit_url = None if push_to is None else indexed.push_to_hub(push_to, image_root=_folder_of(database))
     num_bytes = sum(file.stat().st_size for file in indexed.folder.rglob("*") if file.is_file())
-    unreadable = indexed.manifest["unreadable_images"]
+    unreadable = indexed.manifest.unreadable_images
     if json != "-":
         typer.echo(f"{indexed.folder}: {len(indexed)} places, {num_bytes / len(indexed) / 1e6:.2f} MB each")
         if not has_positions(indexed.places):
@@ -82,7 +82,7 @@ def index(
         if commit_url:
             typer.echo(f"pushed to {commit_url}")
     if json is not None:
-        write_json({**indexed.manifest, "num_bytes": num_bytes, "commit_url": commit_url}, json)
+        write_json(indexed.manifest.model_dump() | {"num_bytes": num_bytes, "commit_url": commit_url}, json)
 
 
 def _folder_of(location: str) -> Path:

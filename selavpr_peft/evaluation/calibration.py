@@ -70,7 +70,7 @@ def fit_calibration(
             " these queries tells nothing. Check the adapter with `selavpr evaluate`."
         )
     return Calibration(
-        adapter=recognizer.database.manifest["adapter"],
+        adapter=recognizer.database.manifest.adapter,
         form=answer_form(recognizer.database.manifest, rerank_num),
         intercept=intercept,
         slope=slope,

@@ -54,7 +54,7 @@ def evaluate_database(
         database: Table of places to search.
         positive_radius: Distance up to which a database image shows the query's place, in metres or frames.
         rerank_num: Candidates of retrieval that are re-ranked; those behind them keep their order.
-        local_dtype: Form of the local features, one of `place_database.STORED_DTYPES`.
+        local_dtype: Form of the local features, one of `description_form.STORED_DTYPES`.
         keep_locations: Local features kept of every database image, at most; None for all.
         n_values: The N of Recall@N.
         batch_size: Database images per forward pass.
@@ -76,7 +76,7 @@ def evaluate_database(
             keep_locations=keep_locations,
             batch_size=batch_size,
         )
-        left_out = kept.manifest["unreadable_images"]
+        left_out = kept.manifest.unreadable_images
         table_rows = np.flatnonzero(~np.isin(database[KEY][:], left_out))
         with packed_weights(model):
             found, unreadable = _locate_all(

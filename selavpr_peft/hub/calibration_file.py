@@ -5,13 +5,16 @@ import reprlib
 from dataclasses import asdict
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from selavpr_peft.errors import CheckpointError
 from selavpr_peft.files import write_text_atomically
 from selavpr_peft.hub.adapter_facts import AdapterFacts
 from selavpr_peft.hub.adapter_folder import CALIBRATION_NAME
-from selavpr_peft.hub.calibration_schema import check_content
+from selavpr_peft.hub.calibration_schema import CalibrationFile
 from selavpr_peft.hub.model_card import state_calibration
 from selavpr_peft.retrieval.calibration import Calibration
+from selavpr_peft.validation import explain
 
 FORMAT_VERSION = 1
 MAX_BYTES = 100_000
@@ -36,12 +39,11 @@ def save_calibration(calibration: Calibration, folder: str | Path) -> bool:
     """
     folder = Path(folder)
     calibration.check_adapter(AdapterFacts.of(folder).fingerprint)
-    content = asdict(calibration)
+    text = json.dumps({"format_version": FORMAT_VERSION, **asdict(calibration)}, indent=2)
     try:
-        check_content(content)
-    except ValueError as error:
-        raise ValueError(f"A calibration that is kept must be complete: {error}.") from None
-    text = json.dumps({"format_version": FORMAT_VERSION, **content}, indent=2)
+        CalibrationFile.model_validate_json(text)
+    except ValidationError as error:
+        raise ValueError(f"A calibration that is kept must be complete: {explain(error)}.") from None
     write_text_atomically(folder / CALIBRATION_NAME, text + "\n")
     return state_calibration(folder, calibration)
 
@@ -64,8 +66,8 @@ def read_calibration(folder: Path) -> Calibration | None:
             f"{path} must have at most {MAX_BYTES} bytes, got {path.stat().st_size}: it is no calibration; {remedy}."
         )
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        version = content.pop("format_version", None)
+        text = path.read_text(encoding="utf-8")
+        version = json.loads(text).get("format_version")
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); {remedy}.") from error
     if version != FORMAT_VERSION:
@@ -74,8 +76,7 @@ def read_calibration(folder: Path) -> Calibration | None:
             f" that wrote it, or {remedy}."
         )
     try:
-        check_content(content)
-    except ValueError as error:
-        raise CheckpointError(f"{path} cannot be used: {error}; {remedy}.") from None
-    content |= {name: float(content[name]) for name in ("intercept", "slope")}
-    return Calibration(**content)
+        content = CalibrationFile.model_validate_json(text)
+    except ValidationError as error:
+        raise CheckpointError(f"{path} cannot be used: {explain(error)}; {remedy}.") from None
+    return Calibration(**content.model_dump(mode="json", exclude={"format_version"}))

@@ -1,159 +1,102 @@
 """What stands in `calibration.json`: every key, type and range, because the file may come from a stranger."""
 
-import math
-import re
-import reprlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Annotated, Literal
 
-from selavpr_peft.modeling.preprocessing import MODES
-from selavpr_peft.retrieval.place_database import STORED_DTYPES
-from selavpr_peft.tuner.config import PositionInterpolation
+from pydantic import AfterValidator, BaseModel, Field, model_validator
+
+from selavpr_peft.retrieval.description_form import DescriptionForm, Digest
 
 LARGEST = 10**12
 """Of any number; what is larger is a mistake, and some are too large to be printed."""
-LONGEST = 1000
-"""Characters of any text."""
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A plain value.
-
-    Args:
-        words: What it must be, as a message says it.
-        is_met: Whether a value is that.
-    """
-
-    words: str
-    is_met: Callable[[Any], bool]
+def _check_printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("must be printable text")
+    return text
 
 
-@dataclass(frozen=True)
-class OrNothing:
-    """What may be None instead.
-
-    Args:
-        expected: What it must be otherwise.
-    """
-
-    expected: "Kind | Mapping[str, Any]"
+Text = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_check_printable)]
+Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
+NumberFromZero = Annotated[float, Field(ge=0, le=LARGEST)]
+PositiveNumber = Annotated[float, Field(gt=0, le=LARGEST)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0, le=LARGEST)]
+PositiveCount = Annotated[int, Field(ge=1, le=LARGEST)]
 
 
-def one_of(*choices: str) -> Kind:
-    """Describe a word out of a few.
-
-    Args:
-        *choices: The words.
-    """
-    return Kind(f"one of {', '.join(map(repr, choices))}", lambda value: isinstance(value, str) and value in choices)
+class Plain(BaseModel, frozen=True, strict=True, extra="forbid", allow_inf_nan=False):
+    """Just the keys that are named, none of them converted from another type."""
 
 
-def whole(low: int) -> Kind:
-    """Describe a whole number.
+class AnswerForm(DescriptionForm, extra="forbid"):
+    """How answers are found: `calibration.answer_form`."""
 
-    Args:
-        low: The lowest.
-    """
-    return Kind(f"a whole number from {low} to {LARGEST}", lambda value: _is_whole(value) and low <= value <= LARGEST)
+    rerank_num: Count
 
 
-def number(words: str, low: float | int, high: float | int) -> Kind:
-    """Describe a number; NaN and infinity are none.
+class FittedOn(Plain):
+    """Data and protocol: `Calibration.fitted_on`."""
 
-    Args:
-        words: What it must be.
-        low: The lowest.
-        high: The highest.
-    """
-    return Kind(words, lambda value: (_is_whole(value) or isinstance(value, float)) and low <= value <= high)
+    data: Text | None
+    num_queries: PositiveCount
+    num_right: Count
+    num_database: PositiveCount
+    positive_radius: NumberFromZero
+    radius_unit: Literal["m", "frames"]
 
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-TEXT = Kind(
-    f"printable text of 1 to {LONGEST} characters",
-    lambda value: isinstance(value, str) and 0 < len(value) <= LONGEST and value.isprintable(),
-)
-DIGEST = Kind(
-    "a digest in hexadecimal digits",
-    lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{1,64}", value) is not None,
-)
-SIZE = Kind(
-    "a height and a width, two whole numbers from 1",
-    lambda value: isinstance(value, list) and len(value) == 2 and all(map(whole(1).is_met, value)),
-)
-SHARE = number("a number from 0 to 1", 0, 1)
-
-SCHEMA: Mapping[str, Any] = {
-    "adapter": DIGEST,
-    "form": {
-        "backbone": DIGEST,
-        "position_interpolation": one_of(*get_args(PositionInterpolation)),
-        "preprocessing": {"image_size": SIZE, "resize": one_of(*MODES)},
-        "local_dtype": one_of(*STORED_DTYPES),
-        "kept_locations": OrNothing({"map_size": SIZE, "grid": SIZE}),
-        "rerank_num": whole(0),
-    },
-    "intercept": number(f"a number from -{LARGEST} to {LARGEST}", -LARGEST, LARGEST),
-    "slope": number(f"a positive number up to {LARGEST}", math.ulp(0.0), LARGEST),
-    "fitted_on": {
-        "data": OrNothing(TEXT),
-        "num_queries": whole(1),
-        "num_right": whole(0),
-        "num_database": whole(1),
-        "positive_radius": number(f"a number from 0 to {LARGEST}", 0, LARGEST),
-        "radius_unit": one_of("m", "frames"),
-    },
-    "quality": {
-        "num_folds": whole(2),
-        "brier_score": SHARE,
-        "brier_score_of_share": SHARE,
-        "expected_calibration_error": SHARE,
-        "precision": SHARE,
-        "threshold": OrNothing(
-            {"probability": SHARE, "num_answered": whole(1), "num_right": whole(0), "precision_at_least": SHARE}
-        ),
-    },
-}
-"""The keys of the file but its version; nested ones are those of `Calibration`'s mappings."""
+    @model_validator(mode="after")
+    def check_counts(self) -> "FittedOn":
+        """Refuse more right answers than queries."""
+        _check_at_most("right", self.num_right, self.num_queries)
+        return self
 
 
-def check_content(content: Any) -> None:
-    """Raise unless a calibration has just the keys of SCHEMA, with values that can be.
+class Threshold(Plain):
+    """What is answered from a probability on: `reliability.Threshold`."""
 
-    Args:
-        content: The fields of a `Calibration` as plain values.
+    probability: Share
+    num_answered: PositiveCount
+    num_right: Count
+    precision_at_least: Share
 
-    Raises:
-        ValueError: Saying where, what was expected and what arrived.
-    """
-    _check("it", content, SCHEMA)
-    fitted_on, threshold = content["fitted_on"], content["quality"]["threshold"]
-    _check_at_most("fitted_on.num_right", fitted_on["num_right"], fitted_on["num_queries"])
-    if threshold is not None:
-        _check_at_most("quality.threshold.num_answered", threshold["num_answered"], fitted_on["num_queries"])
-        _check_at_most("quality.threshold.num_right", threshold["num_right"], threshold["num_answered"])
+    @model_validator(mode="after")
+    def check_counts(self) -> "Threshold":
+        """Refuse more right answers than answers."""
+        _check_at_most("right", self.num_right, self.num_answered)
+        return self
 
 
-def _check(name: str, value: Any, expected: Any) -> None:
-    if isinstance(expected, OrNothing):
-        if value is not None:
-            _check(name, value, expected.expected)
-    elif isinstance(expected, Kind):
-        if not expected.is_met(value):
-            raise ValueError(f"{name} must be {expected.words}, got {reprlib.repr(value)}")
-    elif not isinstance(value, dict) or set(value) != set(expected):
-        found = reprlib.repr(list(value) if isinstance(value, dict) else value)
-        raise ValueError(f"{name} must have the keys {', '.join(expected)}, got {found}")
-    else:
-        for key, kind in expected.items():
-            _check(key if name == "it" else f"{name}.{key}", value[key], kind)
+class Quality(Plain):
+    """What was measured on queries left out of the fit: `Calibration.quality`."""
+
+    num_folds: Annotated[int, Field(ge=2, le=LARGEST)]
+    brier_score: Share
+    brier_score_of_share: Share
+    expected_calibration_error: Share
+    precision: Share
+    threshold: Threshold | None
 
 
-def _check_at_most(name: str, value: int, highest: int) -> None:
-    if value > highest:
-        raise ValueError(f"{name} must be at most {highest}, as many as there are, got {value}")
+class CalibrationFile(Plain):
+    """The fields of a `Calibration`, and the version of the file."""
+
+    format_version: Literal[1] = 1
+    adapter: Digest
+    form: AnswerForm
+    intercept: Number
+    slope: PositiveNumber
+    fitted_on: FittedOn
+    quality: Quality
+
+    @model_validator(mode="after")
+    def check_counts(self) -> "CalibrationFile":
+        """Refuse more answers than queries."""
+        if self.quality.threshold is not None:
+            _check_at_most("answered", self.quality.threshold.num_answered, self.fitted_on.num_queries)
+        return self
+
+
+def _check_at_most(what: str, number: int, highest: int) -> None:
+    if number > highest:
+        raise ValueError(f"must count {highest} {what} at most, as many as there are, got {number}")

@@ -18,10 +18,10 @@ def adapter_for(model: PeftModel, database: PlaceDatabase) -> str:
         PlaceDatabaseError: If none of them is; the message names those that were looked at.
     """
     for name in model.peft_config:
-        if adapter_fingerprint(model, name) == database.manifest["adapter"]:
+        if adapter_fingerprint(model, name) == database.manifest.adapter:
             return name
     raise PlaceDatabaseError(
-        f"{database.folder} was described with an adapter whose digest is {database.manifest['adapter']}, which is"
+        f"{database.folder} was described with an adapter whose digest is {database.manifest.adapter}, which is"
         f" none of {list(model.peft_config)}; load that adapter too, or build the database again."
     )
 

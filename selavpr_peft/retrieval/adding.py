@@ -29,7 +29,7 @@ from selavpr_peft.retrieval.building import (
     write_places,
 )
 from selavpr_peft.retrieval.descriptor_index import DescriptorIndex
-from selavpr_peft.retrieval.manifest import write_manifest
+from selavpr_peft.retrieval.manifest import Manifest, write_manifest
 from selavpr_peft.retrieval.place_source import PlaceSource
 from selavpr_peft.retrieval.sharded_array import ShardedArray
 
@@ -41,7 +41,7 @@ def add_places(
     model: PeftModel,
     source: PlaceSource,
     folder: Path,
-    manifest: dict[str, Any],
+    manifest: Manifest,
     places: Dataset,
     *,
     is_live: Bool[np.ndarray, " N"],
@@ -80,9 +80,8 @@ def add_places(
         model, source, folder, manifest, options, num_places=len(places), taken_keys=taken_keys, verb="adding"
     )
     tried_again = {*kept[KEY].to_pylist(), *unreadable}
-    others = [key for key in manifest["unreadable_images"] if key not in tried_again]
-    manifest = manifest | {"unreadable_images": others + unreadable}
-    manifest = _finish(folder, manifest, append_places(places, Dataset(kept)))
+    unreadable = [key for key in manifest.unreadable_images if key not in tried_again] + unreadable
+    manifest = _finish(folder, manifest, append_places(places, Dataset(kept)), unreadable)
     _clean_up(folder, manifest)
 
 
@@ -99,40 +98,43 @@ def _are_there(begun: dict[str, Any], is_live: Bool[np.ndarray, " N"]) -> bool:
     return len(is_live) > begun["num_places"] and bool(is_live[begun["num_places"] :].all())
 
 
-def _has_described(folder: Path, manifest: dict[str, Any]) -> bool:
+def _has_described(folder: Path, manifest: Manifest) -> bool:
     """Tell whether something would be lost by beginning anew."""
-    return len(ShardedArray(folder / ROWS)) > manifest["num_places"]
+    return len(ShardedArray(folder / ROWS)) > manifest.num_places
 
 
-def _begin(folder: Path, manifest: dict[str, Any], adding: dict[str, Any]) -> None:
+def _begin(folder: Path, manifest: Manifest, adding: dict[str, Any]) -> None:
     """Drop what was given up, and say what is going to be added."""
     _clean_up(folder, manifest)
     for name in ARRAYS:
-        ShardedArray(folder / name).truncate(ShardedArray(folder / name, manifest["num_places"]).num_shards)
+        ShardedArray(folder / name).truncate(ShardedArray(folder / name, manifest.num_places).num_shards)
     write_text_atomically(folder / BEGUN, json.dumps(adding, indent=2) + "\n")
 
 
-def _finish(folder: Path, manifest: dict[str, Any], places: pa.Table) -> dict[str, Any]:
+def _finish(folder: Path, manifest: Manifest, places: pa.Table, unreadable_images: list[str]) -> Manifest:
     """Write the table and the index of all places beside those that are valid, and last the manifest."""
     num_places = len(places)
-    index = DescriptorIndex.load(folder / manifest["index_file"])
+    index = DescriptorIndex.load(folder / manifest.index_file)
     descriptors = ShardedArray(folder / DESCRIPTORS, num_places)
     index.grow(descriptors.read(np.arange(len(index), num_places)), descriptors.read_all)
-    grown = manifest | {
+    places_file, index_file = f"places-{num_places}.parquet", f"index-{num_places}.faiss"
+    changed = {
         "num_places": num_places,
-        "places_file": f"places-{num_places}.parquet",
-        "index_file": f"index-{num_places}.faiss",
+        "places_crc32": write_places(folder / places_file, places),
+        "unreadable_images": unreadable_images,
+        "places_file": places_file,
+        "index_file": index_file,
     }
-    grown["places_crc32"] = write_places(folder, places, grown)
-    index.save(folder / grown["index_file"])
+    index.save(folder / index_file)
+    grown = manifest.model_copy(update=changed)
     write_manifest(folder, grown)
     return grown
 
 
-def _clean_up(folder: Path, manifest: dict[str, Any]) -> None:
+def _clean_up(folder: Path, manifest: Manifest) -> None:
     """Delete tables and indexes that the manifest does not name, and last the note of what was begun."""
-    index = Path(manifest["index_file"])
-    named = {manifest["places_file"], index.name, index.with_suffix(".json").name}
+    index = Path(manifest.index_file)
+    named = {manifest.places_file, index.name, index.with_suffix(".json").name}
     for path in folder.iterdir():
         if IS_TABLE_OR_INDEX.fullmatch(path.name) and path.name not in named:
             path.unlink()

@@ -19,15 +19,17 @@ from selavpr_peft.matching import database_form, grid_within
 from selavpr_peft.modeling.local_head import local_map_size
 from selavpr_peft.modeling.packed_linear import packed_weights
 from selavpr_peft.modeling.preprocessing import Preprocessing
+from selavpr_peft.retrieval.description_form import DescriptionForm, KeptLocations
 from selavpr_peft.retrieval.descriptor_index import DescriptorIndex
 from selavpr_peft.retrieval.encoding import EncodedBatch, encode_places
 from selavpr_peft.retrieval.index_kinds import choose_kind, least_rows
 from selavpr_peft.retrieval.manifest import (
-    FIRST_FILES,
+    FIRST_INDEX,
+    FIRST_PLACES,
     MANIFEST,
-    SCHEMA_VERSION,
+    BegunManifest,
+    Manifest,
     describe_settings,
-    kept_grid,
     locked,
     read_manifest,
     write_manifest,
@@ -65,72 +67,77 @@ def build_database(
     Raises:
         PlaceDatabaseError: If the folder holds something else, or somebody else is writing there.
     """
-    manifest = describe_settings(model) | {
-        "schema_version": SCHEMA_VERSION,
-        "local_dtype": local_dtype,
-        "kept_locations": _describe_kept(model, keep_locations),
-        "places": source.digest,
-        "is_complete": False,
-    }
+    begun = BegunManifest(
+        **describe_settings(model),
+        local_dtype=local_dtype,
+        kept_locations=_kept_locations(model, keep_locations),
+        places=source.digest,
+    )
     with locked(folder):
-        if _begin(folder, manifest):
+        if _begin(folder, begun):
             return
-        kept, unreadable = describe_steps(model, source, folder, manifest, options)
-        finish_database(folder, kept, manifest | {"unreadable_images": unreadable}, index_kind)
+        kept, unreadable = describe_steps(model, source, folder, begun, options)
+        finish_database(folder, kept, begun, unreadable, index_kind)
 
 
-def finish_database(folder: Path, places: pa.Table, manifest: dict[str, Any], index_kind: str | None) -> None:
+def finish_database(
+    folder: Path, places: pa.Table, begun: BegunManifest, unreadable_images: list[str], index_kind: str | None
+) -> None:
     """Write the table of places and the index of a folder that has all arrays, and last the manifest that says so.
 
     Args:
         folder: The database.
         places: Table in the order of the rows.
-        manifest: What is known of how the arrays were made.
+        begun: How the arrays were made.
+        unreadable_images: Keys of given places that are not among them.
         index_kind: One of `index_kinds.KINDS`; None chooses by size.
     """
-    manifest = manifest | FIRST_FILES | {"num_places": len(places), "removed_rows": []}
-    checksum = write_places(folder, places, manifest)
-    index = write_index(folder, manifest, index_kind)
+    checksum = write_places(folder / FIRST_PLACES, places)
+    index = write_index(folder / FIRST_INDEX, len(places), index_kind, begun.adapter)
     features = ShardedArray(folder / LOCAL_FEATURES)
-    finished = {
+    entries = dict(begun) | {
+        "is_complete": True,
+        "num_places": len(places),
         "descriptor_size": index.num_channels,
-        "local_map_shape": list(features.row_shape) if len(features) else None,
+        "local_map_shape": features.row_shape if len(features) else None,
         "index": index.kind,
         "places_crc32": checksum,
-        "is_complete": True,
+        "removed_rows": [],
+        "unreadable_images": unreadable_images,
+        "places_file": FIRST_PLACES,
+        "index_file": FIRST_INDEX,
     }
-    write_manifest(folder, manifest | finished)
+    write_manifest(folder, Manifest(**entries))
 
 
-def write_places(folder: Path, places: pa.Table, manifest: dict[str, Any]) -> str:
-    """Write the table of places to the file that a manifest names; gives its checksum.
+def write_places(path: Path, places: pa.Table) -> str:
+    """Write the table of places; gives its checksum.
 
     Args:
-        folder: The database.
+        path: File.
         places: Table in the order of the rows.
-        manifest: The manifest, or what is going to be it.
     """
-    path = folder / manifest["places_file"]
     write_atomically(path, lambda temporary: parquet.write_table(places, temporary))
     return crc32_of(path)
 
 
-def write_index(folder: Path, manifest: dict[str, Any], kind: str | None) -> DescriptorIndex:
-    """Index the descriptors of a database's places, in the file that a manifest names.
+def write_index(path: Path, num_places: int, kind: str | None, adapter: str) -> DescriptorIndex:
+    """Index the descriptors of a database's places.
 
     Args:
-        folder: The database.
-        manifest: The manifest, or what is going to be it.
+        path: File, beside the descriptors.
+        num_places: Rows that the database has.
         kind: One of `index_kinds.KINDS`; None chooses by size, and so does a kind for which too few rows remained.
+        adapter: Digest of the adapter that made them.
 
     Raises:
         PlaceDatabaseError: If descriptors are damaged or missing; an index that is there stays.
     """
-    descriptors = whole_array(folder / DESCRIPTORS, manifest["num_places"]).read_all()
+    descriptors = whole_array(path.parent / DESCRIPTORS, num_places).read_all()
     if kind is None or len(descriptors) < least_rows(kind):
         kind = choose_kind(*descriptors.shape)
-    index = DescriptorIndex.build(descriptors, kind, manifest["adapter"])
-    index.save(folder / manifest["index_file"])
+    index = DescriptorIndex.build(descriptors, kind, adapter)
+    index.save(path)
     return index
 
 
@@ -153,16 +160,16 @@ def whole_array(folder: Path, num_places: int) -> ShardedArray:
     return array
 
 
-def _describe_kept(model: PeftModel, keep_locations: int | None) -> dict[str, list[int]] | None:
-    """Name the grid of locations that is kept of a map; None where all are."""
+def _kept_locations(model: PeftModel, keep_locations: int | None) -> KeptLocations | None:
+    """Choose the grid of locations that is kept of a map; None where all are."""
     config = model.active_peft_config
     if keep_locations is None or not config.use_local_head:
         return None
     map_size = local_map_size(config.image_size, config.backbone_patch_size)
-    return {"map_size": list(map_size), "grid": list(grid_within(map_size, keep_locations))}
+    return KeptLocations(map_size=map_size, grid=grid_within(map_size, keep_locations))
 
 
-def _begin(folder: Path, manifest: dict[str, Any]) -> bool:
+def _begin(folder: Path, manifest: BegunManifest) -> bool:
     """Start a database, or check that the one there is the same; True if it is complete already."""
     if not (folder / MANIFEST).is_file():
         others = [path.name for path in folder.iterdir() if path.name != ".lock"]
@@ -173,20 +180,20 @@ def _begin(folder: Path, manifest: dict[str, Any]) -> bool:
         write_manifest(folder, manifest)
         return False
     found = read_manifest(folder)
-    differing = [name for name in manifest if name != "is_complete" and found.get(name) != manifest[name]]
+    differing = [name for name, value in manifest if name != "is_complete" and getattr(found, name) != value]
     if differing:
         raise PlaceDatabaseError(
             f"{folder} holds a database that differs in {' and '.join(differing)}; name another folder, or delete it."
             + (" Places are added to it by PlaceDatabase.add or --add-to." if differing == ["places"] else "")
         )
-    return bool(found["is_complete"])
+    return found.is_complete
 
 
 def describe_steps(
     model: PeftModel,
     source: PlaceSource,
     folder: Path,
-    manifest: dict[str, Any],
+    form: DescriptionForm,
     options: dict[str, Any],
     *,
     num_places: int = 0,
@@ -199,7 +206,7 @@ def describe_steps(
         model: A model with a SelaVPR adapter, in evaluation mode.
         source: The places.
         folder: The database.
-        manifest: Its manifest, for the form of the local features.
+        form: Of its local features.
         options: Further arguments of `encode_places`.
         num_places: Places that the database had before these.
         taken_keys: Keys of those of them that were not removed.
@@ -227,7 +234,7 @@ def describe_steps(
                 batches = [batch for batch in _counted(encoded, progress) if batch.rows]
                 if batches:
                     descriptors.append(np.concatenate([batch.global_descriptors.numpy() for batch in batches]))
-                    _append_local_features(features, batches, manifest)
+                    _append_local_features(features, batches, form)
                 rows.append(np.array([start + row for batch in batches for row in batch.rows], dtype=np.int64))
             start += len(part)
     if len(rows) == num_places:
@@ -268,8 +275,8 @@ def _counted(batches: Iterator[EncodedBatch], progress: tqdm) -> Iterator[Encode
         progress.update(len(batch.rows) + len(batch.unreadable))
 
 
-def _append_local_features(features: ShardedArray, batches: list[EncodedBatch], manifest: dict[str, Any]) -> None:
+def _append_local_features(features: ShardedArray, batches: list[EncodedBatch], form: DescriptionForm) -> None:
     maps = [batch.local_features for batch in batches if batch.local_features is not None]
-    forms = [database_form(some, manifest["local_dtype"], kept_grid(manifest)) for some in maps]
-    if forms:
-        features.append(torch.cat(forms).numpy())
+    stored = [database_form(some, form.local_dtype, form.kept_grid) for some in maps]
+    if stored:
+        features.append(torch.cat(stored).numpy())

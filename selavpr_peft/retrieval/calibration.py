@@ -14,8 +14,9 @@ from jaxtyping import Float
 from peft import PeftModel
 from scipy.special import expit
 
-FORM_OF_DATABASE = ("backbone", "position_interpolation", "preprocessing", "local_dtype", "kept_locations")
-"""Entries of a database's manifest that the number of matches depends on."""
+from selavpr_peft.retrieval.description_form import DescriptionForm
+from selavpr_peft.retrieval.manifest import Manifest
+
 CARRIED_BY = "sela_calibrations"
 """Attribute of a model: calibrations by the digest of the adapter they belong to."""
 
@@ -26,7 +27,7 @@ class Calibration:
 
     Args:
         adapter: Digest of the adapter's weights.
-        form: How answers are found: a database's `FORM_OF_DATABASE`, and `rerank_num`.
+        form: How answers are found: by `answer_form`.
         intercept: Log-odds that the first answer is right, without any evidence.
         slope: What one mutual match (or a similarity of 1, where nothing is re-ranked) adds to them; positive.
         fitted_on: Data and protocol, as plain values.
@@ -88,16 +89,18 @@ def logistic(intercept: float, slope: float, evidence: Float[np.ndarray, " Q"]) 
     return probabilities
 
 
-def answer_form(manifest: Mapping[str, Any], rerank_num: int) -> dict[str, Any]:
+def answer_form(manifest: Manifest, rerank_num: int) -> dict[str, Any]:
     """Say how answers are found, as far as the evidence for them depends on it.
 
     Args:
         manifest: Of the place database.
         rerank_num: Candidates that are re-ranked.
+
+    Returns:
+        Plain values: the entries of the database's `DescriptionForm`, and `rerank_num`.
     """
-    return {name: manifest[name] for name in FORM_OF_DATABASE} | {
-        "rerank_num": rerank_num if manifest["local_map_shape"] else 0
-    }
+    form = manifest.model_dump(mode="json", include=set(DescriptionForm.model_fields))
+    return form | {"rerank_num": rerank_num if manifest.local_map_shape else 0}
 
 
 def carry_calibration(model: PeftModel, calibration: Calibration) -> None:

@@ -26,16 +26,16 @@ from torch import Tensor
 from selavpr_peft.data.schema import KEY
 from selavpr_peft.errors import PlaceDatabaseError
 from selavpr_peft.files import folder_written_at_once
-from selavpr_peft.matching import LOCAL_DTYPES, grid_locations, query_form
+from selavpr_peft.matching import grid_locations, query_form
 from selavpr_peft.modeling.preprocessing import Preprocessing
 from selavpr_peft.retrieval import building
 from selavpr_peft.retrieval.adding import add_places
 from selavpr_peft.retrieval.building import ARRAYS, DESCRIPTORS, LOCAL_FEATURES
-from selavpr_peft.retrieval.calibration import FORM_OF_DATABASE
+from selavpr_peft.retrieval.description_form import DescriptionForm, check_stored_dtype
 from selavpr_peft.retrieval.index_kinds import check_kind
 from selavpr_peft.retrieval.manifest import (
+    Manifest,
     describe_settings,
-    kept_grid,
     locked,
     read_complete_manifest,
     read_manifest,
@@ -45,25 +45,6 @@ from selavpr_peft.retrieval.opening import read_tables
 from selavpr_peft.retrieval.place_source import place_source
 from selavpr_peft.retrieval.publishing import fetch_database, push_database
 from selavpr_peft.retrieval.sharded_array import ShardedArray
-
-STORED_DTYPES = tuple(name for name in LOCAL_DTYPES if name != "bfloat16")
-"""Forms of local features that NumPy can store."""
-
-OF_ALL_PLACES = (*FORM_OF_DATABASE, "adapter")
-"""Entries of the manifest that stay the same however a database grows."""
-
-
-def check_stored_dtype(local_dtype: str) -> None:
-    """Raise if local features cannot be kept in a form.
-
-    Args:
-        local_dtype: What it was called.
-
-    Raises:
-        ValueError: Naming STORED_DTYPES.
-    """
-    if local_dtype not in STORED_DTYPES:
-        raise ValueError(f"local_dtype must be one of {', '.join(map(repr, STORED_DTYPES))}, got {local_dtype!r}.")
 
 
 class PlaceDatabase:
@@ -82,7 +63,7 @@ class PlaceDatabase:
         """Open a database; `PlaceDatabase.open` is the same."""
         self.folder = Path(folder)
         manifest, self.places, self.index = read_tables(self.folder)
-        num_features = manifest["num_places"] if manifest["local_map_shape"] else 0
+        num_features = manifest.num_places if manifest.local_map_shape else 0
         self._local_features = building.whole_array(self.folder / LOCAL_FEATURES, num_features)
         self._take_over(manifest)
 
@@ -193,7 +174,7 @@ class PlaceDatabase:
 
     def __repr__(self) -> str:
         """Tell folder, size and form."""
-        shape = self.manifest["local_map_shape"]
+        shape = self.manifest.local_map_shape
         features = f"{self.local_dtype} local features {'x'.join(map(str, shape))}" if shape else "no local features"
         return f"PlaceDatabase({str(self.folder)!r}: {len(self)} places, {features}, index {self.index.kind})"
 
@@ -205,19 +186,18 @@ class PlaceDatabase:
     @property
     def local_dtype(self) -> str:
         """Form of the local features."""
-        return str(self.manifest["local_dtype"])
+        return self.manifest.local_dtype
 
     @property
     def local_locations(self) -> Int[Tensor, " N"] | None:
         """Flat locations, in the whole map of an image, of the local features that are kept; None where all are."""
-        kept = self.manifest["kept_locations"]
-        return None if kept is None else grid_locations(tuple(kept["map_size"]), tuple(kept["grid"]))
+        kept = self.manifest.kept_locations
+        return None if kept is None else grid_locations(kept.map_size, kept.grid)
 
     @property
     def preprocessing(self) -> Preprocessing:
         """How the images were prepared, and queries must be."""
-        settings = self.manifest["preprocessing"]
-        return Preprocessing(image_size=tuple(settings["image_size"]), resize=settings["resize"])
+        return Preprocessing(**dict(self.manifest.preprocessing))
 
     def local_features(self, rows: np.ndarray) -> Num[Tensor, "K H W D"]:
         """Read local features of some places, in the form they were stored in.
@@ -242,7 +222,7 @@ class PlaceDatabase:
         Returns:
             At least as fine as what is stored; where locations were thinned out, those of the same kind.
         """
-        return query_form(features, self.local_dtype, kept_grid(self.manifest))
+        return query_form(features, self.local_dtype, self.manifest.kept_grid)
 
     def add(
         self,
@@ -301,8 +281,8 @@ class PlaceDatabase:
         with locked(self.folder):
             self.refresh()
             rows = self._rows_of(keys)
-            removed = sorted({*self.manifest["removed_rows"], *rows})
-            manifest = self.manifest | {"removed_rows": removed}
+            removed = sorted({*self.manifest.removed_rows, *rows})
+            manifest = self.manifest.model_copy(update={"removed_rows": removed})
             write_manifest(self.folder, manifest)
         self._take_over(manifest)
 
@@ -313,17 +293,21 @@ class PlaceDatabase:
             PlaceDatabaseError: If another database has taken its place, or it cannot be read; this one stays as it is
                 then.
         """
-        manifest = read_manifest(self.folder)
-        differing = [name.replace("_", " ") for name in OF_ALL_PLACES if manifest.get(name) != self.manifest[name]]
+        found = read_manifest(self.folder)
+        differing = [
+            name.replace("_", " ")
+            for name in (*DescriptionForm.model_fields, "adapter")
+            if getattr(found, name) != getattr(self.manifest, name)
+        ]
         if differing:
             raise PlaceDatabaseError(
                 f"{self.folder} was built anew with another {' and '.join(differing)}; open it again."
             )
-        if not _has_only_lost(self.manifest, manifest):
+        if not isinstance(found, Manifest) or not _has_only_lost(self.manifest, found):
             now = PlaceDatabase(self.folder)
             self._local_features, self.places, self.index = now._local_features, now.places, now.index
-            manifest = now.manifest
-        self._take_over(manifest)
+            found = now.manifest
+        self._take_over(found)
 
     def compact(self, folder: str | Path) -> "PlaceDatabase":
         """Write a database of the places that were not removed into a new folder; this one stays as it is.
@@ -344,7 +328,9 @@ class PlaceDatabase:
             for name in ARRAYS:
                 _copy_rows(ShardedArray(self.folder / name), ShardedArray(temporary / name), live)
             places = self.places.select(live).with_format("arrow")[:]
-            building.finish_database(temporary, places, self.manifest, self.manifest["index"])
+            building.finish_database(
+                temporary, places, self.manifest, self.manifest.unreadable_images, self.manifest.index
+            )
         return PlaceDatabase(folder)
 
     def push_to_hub(
@@ -378,9 +364,9 @@ class PlaceDatabase:
             HubError: If the Hub cannot be reached or refuses; the message says what to do.
         """
         self.refresh()
-        if self.manifest["removed_rows"]:
+        if self.manifest.removed_rows:
             raise PlaceDatabaseError(
-                f"{self.folder} still holds the data of {len(self.manifest['removed_rows'])} removed places, which"
+                f"{self.folder} still holds the data of {len(self.manifest.removed_rows)} removed places, which"
                 " would be published; push what compact() makes of it."
             )
         return push_database(
@@ -410,9 +396,11 @@ class PlaceDatabase:
         with locked(folder):
             manifest = read_complete_manifest(folder)
             if kind is not None:
-                check_kind(kind, manifest["num_places"])
-            index = building.write_index(folder, manifest, kind or manifest["index"])
-            write_manifest(folder, manifest | {"index": index.kind})
+                check_kind(kind, manifest.num_places)
+            index = building.write_index(
+                folder / manifest.index_file, manifest.num_places, kind or manifest.index, manifest.adapter
+            )
+            write_manifest(folder, manifest.model_copy(update={"index": index.kind}))
 
     def check_model(self, model: PeftModel) -> None:
         """Raise unless a model describes images as those of this database were described.
@@ -424,7 +412,7 @@ class PlaceDatabase:
             PlaceDatabaseError: Naming what differs.
         """
         found = describe_settings(model)
-        differing = [name for name in found if found[name] != self.manifest.get(name)]
+        differing = [name for name, value in found.items() if getattr(self.manifest, name) != value]
         if differing:
             raise PlaceDatabaseError(
                 f"{self.folder} was built with another {' and '.join(name.replace('_', ' ') for name in differing)};"
@@ -462,19 +450,19 @@ class PlaceDatabase:
             )
         return [row_of[key] for key in keys]
 
-    def _take_over(self, manifest: dict[str, Any]) -> None:
+    def _take_over(self, manifest: Manifest) -> None:
         self.manifest = manifest
-        self.index.remove(np.array(manifest["removed_rows"], dtype=np.int64))
+        self.index.remove(np.array(manifest.removed_rows, dtype=np.int64))
 
 
 def _dtype_of(model: PeftModel) -> str:
     return str(model.get_base_model().dtype).removeprefix("torch.")
 
 
-def _has_only_lost(before: dict[str, Any], now: dict[str, Any]) -> bool:
+def _has_only_lost(before: Manifest, now: Manifest) -> bool:
     """Tell whether a manifest says nothing else than another one, but that places were removed."""
-    is_the_rest_equal = before | {"removed_rows": now.get("removed_rows")} == now
-    return is_the_rest_equal and set(before["removed_rows"]) <= set(now["removed_rows"])
+    is_the_rest_equal = before.model_copy(update={"removed_rows": now.removed_rows}) == now
+    return is_the_rest_equal and set(before.removed_rows) <= set(now.removed_rows)
 
 
 def _copy_rows(source: ShardedArray, target: ShardedArray, rows: np.ndarray) -> None:

@@ -102,7 +102,7 @@ class PlaceRecognizer:
         database.check_model(model)
         self.model = model
         self.database = database
-        digest = database.manifest["adapter"]
+        digest = database.manifest.adapter
         self.calibration = calibration_of(model, digest) if calibration is None else calibration
         if self.calibration is not None:
             self.calibration.check_adapter(digest)

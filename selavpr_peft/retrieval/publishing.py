@@ -8,11 +8,9 @@ below a folder that is named become relative to it, and all others are dropped.
 """
 
 import io
-import json
 import re
 import zlib
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, snapshot_download
@@ -23,20 +21,19 @@ from selavpr_peft.errors import PlaceDatabaseError
 from selavpr_peft.hub_access import HubAccess
 from selavpr_peft.retrieval.building import ARRAYS
 from selavpr_peft.retrieval.database_card import database_card
-from selavpr_peft.retrieval.manifest import FIRST_FILES, MANIFEST
+from selavpr_peft.retrieval.manifest import FIRST_INDEX, FIRST_PLACES, MANIFEST, Manifest, as_text
 from selavpr_peft.retrieval.sharded_array import ShardedArray
 
 CARD = "README.md"
-PLACES, INDEX = FIRST_FILES.values()
 INDEX_DESCRIPTION = "index.json"
-OWN_FILES = (MANIFEST, PLACES, INDEX, INDEX_DESCRIPTION, *(f"{name}/*.npy" for name in ARRAYS))
+OWN_FILES = (MANIFEST, FIRST_PLACES, FIRST_INDEX, INDEX_DESCRIPTION, *(f"{name}/*.npy" for name in ARRAYS))
 KIND = "place database"
 IS_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 def push_database(
     folder: Path,
-    manifest: dict[str, Any],
+    manifest: Manifest,
     repo_id: str,
     *,
     image_root: Path | None,
@@ -63,16 +60,21 @@ def push_database(
     Raises:
         HubError: If the Hub cannot be reached or refuses; the message says what to do.
     """
-    table = publishable_table(parquet.read_table(folder / manifest["places_file"]), image_root)
-    places, index = _as_parquet(table), folder / manifest["index_file"]
-    manifest = manifest | FIRST_FILES | {"places_crc32": f"{zlib.crc32(places):08x}"}
-    arrays = [ShardedArray(folder / name, manifest["num_places"]) for name in ARRAYS]
+    table = publishable_table(parquet.read_table(folder / manifest.places_file), image_root)
+    places, index = _as_parquet(table), folder / manifest.index_file
+    changed = {
+        "places_crc32": f"{zlib.crc32(places):08x}",
+        "places_file": FIRST_PLACES,
+        "index_file": FIRST_INDEX,
+    }
+    manifest = manifest.model_copy(update=changed)
+    arrays = [ShardedArray(folder / name, manifest.num_places) for name in ARRAYS]
     files = [path for array in arrays for path in array.files]
     content: dict[str, bytes | Path] = {path.relative_to(folder).as_posix(): path for path in files}
     content |= {
-        MANIFEST: json.dumps(manifest, indent=2, ensure_ascii=False).encode(),
-        PLACES: places,
-        INDEX: index,
+        MANIFEST: as_text(manifest).encode(),
+        FIRST_PLACES: places,
+        FIRST_INDEX: index,
         INDEX_DESCRIPTION: index.with_suffix(".json"),
         CARD: database_card(manifest, table, repo_id).encode(),
     }

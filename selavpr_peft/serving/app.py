@@ -102,7 +102,7 @@ class _Endpoints:
             name=self.database.folder.resolve().name,
             version=catalogue.version,
             num_places=catalogue.num_places,
-            adapter=self.database.manifest["adapter"],
+            adapter=self.database.manifest.adapter,
             unit=catalogue.unit,
             points=catalogue.points(),
             can_match=self.recognizer.model.active_peft_config.use_local_head,

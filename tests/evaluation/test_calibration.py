@@ -137,7 +137,7 @@ class TestFitCalibration:
             "positive_radius": 0,
             "radius_unit": "frames",
         }
-        assert calibration.adapter == recognizer.database.manifest["adapter"]
+        assert calibration.adapter == recognizer.database.manifest.adapter
         assert calibration.quality["brier_score"] < 0.1 < calibration.quality["brier_score_of_share"]
         answered = PlaceRecognizer(recognizer.model, recognizer.database, calibration=calibration)
         found = answered.recognize(queries.select(range(3))["image"], rerank_num=5, top_k=1)

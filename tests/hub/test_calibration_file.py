@@ -15,10 +15,11 @@ from selavpr_peft.errors import CheckpointError
 from selavpr_peft.hub import add_adapter, push_adapter, save_adapter, save_calibration
 from selavpr_peft.hub.adapter_facts import AdapterFacts
 from selavpr_peft.hub.calibration_file import read_calibration
-from selavpr_peft.hub.calibration_schema import SCHEMA
+from selavpr_peft.hub.calibration_schema import AnswerForm, CalibrationFile, FittedOn, Quality, Threshold
 from selavpr_peft.hub.model_card import MARK, model_card
 from selavpr_peft.modeling.toy_backbone import toy_backbone
 from selavpr_peft.retrieval.calibration import calibration_of, carry_calibration
+from selavpr_peft.retrieval.description_form import InputForm, KeptLocations
 from selavpr_peft.retrieval.fingerprint import adapter_fingerprint
 from tests.hub.hub_client import use_the_hub
 from tests.hub.published import adapted, calibration_of_weights
@@ -62,13 +63,14 @@ def edit(folder, place, value, *, is_removed=False):
 
 
 PLACES = [
-    *("adapter", "form", "intercept", "slope", "fitted_on", "quality", "surprise"),
-    *(f"form.{key}" for key in SCHEMA["form"]),
-    *(f"form.preprocessing.{key}" for key in SCHEMA["form"]["preprocessing"]),
-    *("form.kept_locations.map_size", "form.kept_locations.grid"),
-    *(f"fitted_on.{key}" for key in SCHEMA["fitted_on"]),
-    *(f"quality.{key}" for key in SCHEMA["quality"]),
-    *(f"quality.threshold.{key}" for key in SCHEMA["quality"]["threshold"].expected),
+    *CalibrationFile.model_fields,
+    "surprise",
+    *(f"form.{key}" for key in AnswerForm.model_fields),
+    *(f"form.preprocessing.{key}" for key in InputForm.model_fields),
+    *(f"form.kept_locations.{key}" for key in KeptLocations.model_fields),
+    *(f"fitted_on.{key}" for key in FittedOn.model_fields),
+    *(f"quality.{key}" for key in Quality.model_fields),
+    *(f"quality.threshold.{key}" for key in Threshold.model_fields),
 ]
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just("int8")
 VALUES = PLAIN | st.lists(PLAIN, max_size=3) | st.dictionaries(st.text(max_size=3), PLAIN, max_size=3)
@@ -87,8 +89,8 @@ class TestSaveCalibration:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"quality": {}}, r"A calibration that is kept must be complete: quality must have the keys .*, got \[\]"),
-            ({"intercept": float("inf")}, "intercept must be a number from .*, got inf"),
+            ({"quality": {}}, r"A calibration that is kept must be complete: it lacks quality.brier_score, quality"),
+            ({"intercept": float("inf")}, "intercept must be a finite number, got inf"),
         ],
     )
     def test_one_that_could_not_be_read_again_is_not_written(self, folder, calibration, changes, message):
@@ -110,31 +112,35 @@ class TestReadCalibration:
     @pytest.mark.parametrize(
         ("place", "value", "message"),
         [
-            ("surprise", 1, "it must have the keys adapter, form, intercept, slope, fitted_on, quality, got"),
-            ("adapter", "../..", "adapter must be a digest in hexadecimal digits, got '../..'"),
-            ("intercept", float("nan"), "intercept must be a number from .*, got nan"),
-            ("intercept", True, "intercept must be a number from .*, got True"),
-            ("slope", "steep", "slope must be a positive number .*, got 'steep'"),
-            ("slope", 0, "slope must be a positive number .*, got 0"),
-            ("slope", float("inf"), "slope must be a positive number .*, got inf"),
-            ("slope", 10**400, "slope must be a positive number up to 1000000000000, got 1000"),
-            ("form", [], r"form must have the keys backbone, .*, got \[\]"),
-            ("form", {}, r"form must have the keys backbone, .*, got \[\]"),
-            ("form.rerank_num", "many", "form.rerank_num must be a whole number from 0 .*, got 'many'"),
-            ("form.rerank_num", 20.0, "form.rerank_num must be a whole number from 0 .*, got 20.0"),
-            ("form.rerank_num", -1, "form.rerank_num must be a whole number from 0 .*, got -1"),
+            ("surprise", 1, "it has an entry surprise, which is not known"),
+            ("adapter", "../..", r"adapter must match pattern .*, got '../..'"),
+            ("intercept", float("nan"), "intercept must be a finite number, got nan"),
+            ("intercept", True, "intercept must be a valid number, got True"),
+            ("slope", "steep", "slope must be a valid number, got 'steep'"),
+            ("slope", 0, "slope must be greater than 0, got 0"),
+            ("slope", float("inf"), "slope must be a finite number, got inf"),
+            ("slope", 10**400, "slope must be .*, got "),
+            ("form", [], r"form must be an object, got \[\]"),
+            ("form", {}, "it lacks form.backbone, form.kept_locations, "),
+            ("form.rerank_num", "many", "form.rerank_num must be a valid integer, got 'many'"),
+            ("form.rerank_num", 20.0, "form.rerank_num must be a valid integer, got 20.0"),
+            ("form.rerank_num", -1, "form.rerank_num must be greater than or equal to 0, got -1"),
             ("form.local_dtype", "pickle", "form.local_dtype must be one of 'float32', .*, got 'pickle'"),
-            ("form.preprocessing.image_size", [224], "form.preprocessing.image_size must be a height and a width"),
-            ("form.preprocessing.crop", 1, r"form.preprocessing must have the keys image_size, resize, got \["),
-            ("form.kept_locations.grid", [0, 7], "form.kept_locations.grid must be a height and a width"),
-            ("fitted_on.data", "a\n# b", "fitted_on.data must be printable text .*, got"),
-            ("fitted_on.data", "x" * 1001, "fitted_on.data must be printable text of 1 to 1000 characters"),
-            ("fitted_on.num_right", 62, "fitted_on.num_right must be at most 61, as many as there are, got 62"),
-            ("fitted_on.radius_unit", "miles", "fitted_on.radius_unit must be one of 'm', 'frames', got 'miles'"),
-            ("quality.brier_score", 1.5, "quality.brier_score must be a number from 0 to 1, got 1.5"),
-            ("quality.threshold", False, "quality.threshold must have the keys probability, .*, got False"),
-            ("quality.threshold.num_answered", 62, "quality.threshold.num_answered must be at most 61"),
-            ("quality.threshold.num_right", 32, "quality.threshold.num_right must be at most 31"),
+            ("form.preprocessing.image_size", [224], "it lacks form.preprocessing.image_size.1"),
+            ("form.preprocessing.crop", 1, "it has an entry form.preprocessing.crop, which is not known"),
+            ("form.kept_locations.grid", [0, 7], "form.kept_locations.grid.0 must be greater than 0, got 0"),
+            ("fitted_on.data", "a\n# b", "fitted_on.data must be printable text, got"),
+            ("fitted_on.data", "x" * 1001, "fitted_on.data must have at most 1000 characters, got"),
+            ("fitted_on.num_right", 62, "fitted_on must count 61 right at most, as many as there are, got 62"),
+            ("fitted_on.radius_unit", "miles", "fitted_on.radius_unit must be 'm' or 'frames', got 'miles'"),
+            ("quality.brier_score", 1.5, "quality.brier_score must be less than or equal to 1, got 1.5"),
+            ("quality.threshold", False, "quality.threshold must be an object, got False"),
+            ("quality.threshold.num_answered", 62, "it must count 61 answered at most, as many as there are, got 62"),
+            (
+                "quality.threshold.num_right",
+                32,
+                "quality.threshold must count 31 right at most, .* got 32",
+            ),
         ],
     )
     def test_a_value_that_cannot_be_is_named_with_what_to_do(self, folder, place, value, message):
@@ -146,7 +152,7 @@ class TestReadCalibration:
     @pytest.mark.parametrize("place", ["form.rerank_num", "fitted_on.data", "quality.threshold.probability", "slope"])
     def test_a_key_that_is_missing_is_named(self, folder, place):
         edit(folder, place, None, is_removed=True)
-        with pytest.raises(CheckpointError, match=f"must have the keys .*{place.rpartition('.')[2]}"):
+        with pytest.raises(CheckpointError, match=f"it lacks {place};"):
             read_calibration(folder)
 
     @pytest.mark.parametrize("content", [b"{", b"[]", b"", b"[" * 50_000, b"\xff\xfe", b"1" * 5000])

@@ -84,8 +84,8 @@ class TestOutcome:
         for opened in (grown, PlaceDatabase.open(tmp_path / "db")):
             assert len(opened) == 10
             assert opened.places[:] == whole.places[:]
-            names = ("places", "places_file", "index_file", "places_crc32")
-            assert opened.manifest == whole.manifest | {name: opened.manifest[name] for name in names}
+            is_other = {"places", "places_file", "index_file", "places_crc32"}
+            assert opened.manifest.model_dump(exclude=is_other) == whole.manifest.model_dump(exclude=is_other)
             for found, expected in zip(arrays(opened.folder), arrays(whole.folder), strict=True):
                 assert np.array_equal(found, expected)
             assert (opened.folder / "index-10.faiss").read_bytes() == (whole.folder / "index.faiss").read_bytes()
@@ -103,7 +103,7 @@ class TestOutcome:
         database = PlaceDatabase.build(model, old, tmp_path / "db", index_kind=index_kind)
         database.add(model, new)
         assert keys_found(model, database, photographs / "7.png") == set(places["key"])
-        assert database.index.kind == PlaceDatabase.open(tmp_path / "db").manifest["index"] == index_kind
+        assert database.index.kind == PlaceDatabase.open(tmp_path / "db").manifest.index == index_kind
 
     def test_places_are_added_again_and_again(self, model, places, old, tmp_path):
         database = PlaceDatabase.build(model, old, tmp_path / "db")
@@ -130,7 +130,7 @@ class TestOutcome:
         database = PlaceDatabase.build(model, old, tmp_path / "db")
         database.add(model, new)
         assert database.places["frame"][:] == [0, 1, 3, 4, 5, 7, 8]
-        assert database.manifest["unreadable_images"] == ["place 2", "place 6", "place 9"]
+        assert database.manifest.unreadable_images == ["place 2", "place 6", "place 9"]
         assert not list(database.damaged_places())
 
     def test_an_image_that_has_been_repaired_can_be_added(self, model, places, old, photographs, tmp_path):
@@ -139,7 +139,7 @@ class TestOutcome:
         database = PlaceDatabase.build(model, old, tmp_path / "db")
         (photographs / "2.png").write_bytes(good)
         database.add(model, places.select([2]))
-        assert database.manifest["unreadable_images"] == []
+        assert database.manifest.unreadable_images == []
         assert PlaceRecognizer(model, database).recognize(photographs / "2.png")[0].row == 5
 
     def test_without_a_readable_image_nothing_changes_and_repaired_ones_are_taken(
@@ -414,15 +414,17 @@ class TestRefusals:
 
     @pytest.mark.parametrize("name", ["places_file", "index_file"])
     def test_a_manifest_that_names_a_file_elsewhere_is_refused(self, database, name):
-        building.write_manifest(database.folder, database.manifest | {name: "../other"})
+        building.write_manifest(database.folder, database.manifest.model_copy(update={name: "../other"}))
         for use in (PlaceDatabase.open, PlaceDatabase.rebuild_index):
-            with pytest.raises(PlaceDatabaseError, match=f"must name a file beside it as {name}, got '../other'"):
+            with pytest.raises(
+                PlaceDatabaseError, match=f"{name} must name a file beside the manifest.*, got '../other'"
+            ):
                 use(database.folder)
 
     def test_a_database_of_before_whose_manifest_names_no_files_is_read_and_added_to(
         self, model, places, new, photographs, database
     ):
-        names = ("places_file", "index_file")
-        building.write_manifest(database.folder, {n: v for n, v in database.manifest.items() if n not in names})
+        text = database.manifest.model_dump_json(exclude={"places_file", "index_file"})
+        (database.folder / "manifest.json").write_text(text)
         PlaceDatabase.open(database.folder).add(model, new)
         assert keys_found(model, PlaceDatabase.open(database.folder), photographs / "7.png") == set(places["key"])

@@ -30,7 +30,7 @@ def calibration_for(database, rerank_num=5):
     """One that gives 1/2 for 100 matches."""
     return replace(
         CALIBRATION,
-        adapter=database.manifest["adapter"],
+        adapter=database.manifest.adapter,
         form=answer_form(database.manifest, rerank_num),
         intercept=-1.0,
         slope=0.01,

@@ -15,10 +15,11 @@ from selavpr_peft.hub.loading import adapt_freshly
 from selavpr_peft.matching import quantize_local_features
 from selavpr_peft.modeling.preprocessing import Preprocessing
 from selavpr_peft.modeling.toy_backbone import toy_backbone
-from selavpr_peft.retrieval import PlaceDatabase, PlaceRecognizer, building, place_database
+from selavpr_peft.retrieval import PlaceDatabase, PlaceRecognizer, building
+from selavpr_peft.retrieval.description_form import STORED_DTYPES
 from selavpr_peft.retrieval.descriptor_index import DescriptorIndex
 from selavpr_peft.retrieval.encoding import encode_places
-from selavpr_peft.retrieval.manifest import OF_A_DATABASE
+from selavpr_peft.retrieval.manifest import Manifest
 from selavpr_peft.retrieval.sharded_array import ShardedArray
 from selavpr_peft.tuner.model import check_adapted
 from tests.retrieval.conftest import make_model
@@ -38,6 +39,12 @@ def described(model, places):
     )
 
 
+def edit_manifest(database, **entries):
+    """Write what could not be made."""
+    content = database.manifest.model_dump(mode="json") | entries
+    (database.folder / "manifest.json").write_text(json.dumps(content))
+
+
 def flip_a_byte(path, position):
     data = bytearray(path.read_bytes())
     data[position] ^= 1
@@ -49,7 +56,7 @@ def damage(photographs, number):
 
 
 class TestBuild:
-    @pytest.mark.parametrize("local_dtype", place_database.STORED_DTYPES)
+    @pytest.mark.parametrize("local_dtype", STORED_DTYPES)
     def test_what_is_stored_is_what_the_model_says(self, model, places, tmp_path, local_dtype):
         database = PlaceDatabase.build(model, places, tmp_path / "db", local_dtype=local_dtype, batch_size=4)
         descriptors, features = described(model, places)
@@ -82,7 +89,7 @@ class TestBuild:
             damage(photographs, number)
         database = PlaceDatabase.build(model, places, tmp_path / "db")
         assert database.places["frame"][:] == [0, 1, 3, 8, 9]
-        assert database.manifest["unreadable_images"] == [f"place {n}" for n in (2, 4, 5, 6, 7)]
+        assert database.manifest.unreadable_images == [f"place {n}" for n in (2, 4, 5, 6, 7)]
         assert len(database.local_features(np.arange(5))) == 5
 
     def test_without_a_readable_image_there_is_no_database(self, model, places, photographs, tmp_path):
@@ -222,7 +229,7 @@ class TestRemove:
         second = PlaceDatabase.open(tmp_path / "db")
         first.remove(["place 1"])
         second.remove(["place 2"])
-        assert PlaceDatabase.open(tmp_path / "db").manifest["removed_rows"] == [1, 2]
+        assert PlaceDatabase.open(tmp_path / "db").manifest.removed_rows == [1, 2]
 
     @pytest.mark.parametrize("key", ["place 77", "place 1"])
     def test_a_place_that_is_not_there_or_not_any_more_removes_nothing(self, model, places, tmp_path, key):
@@ -268,9 +275,8 @@ class TestCompact:
         kept = [0, 1, 3, 4, 6, 7, 8, 9]
         built = PlaceDatabase.build(model, places.select(kept), tmp_path / "built")
         assert compact.places[:] == built.places[:]
-        assert compact.manifest == built.manifest | {
-            name: compact.manifest[name] for name in ("places", "places_crc32")
-        }
+        is_other = {"places", "places_crc32"}
+        assert compact.manifest.model_dump(exclude=is_other) == built.manifest.model_dump(exclude=is_other)
         found, expected = ({n: d for n, d in content(x.folder).items() if is_array(n)} for x in (compact, built))
         assert found == expected
         assert not any(b"place 2" in data for data in content(compact.folder).values())
@@ -349,8 +355,7 @@ class TestInterruption:
     def test_a_step_that_was_half_written_is_done_again(self, model, places, tmp_path, missing):
         PlaceDatabase.build(model, places, tmp_path / "whole", batch_size=4)
         database = PlaceDatabase.build(model, places, tmp_path / "db", batch_size=4)
-        manifest = database.manifest | {"is_complete": False}
-        (database.folder / "manifest.json").write_text(json.dumps(manifest))
+        edit_manifest(database, is_complete=False)
         for name in {"rows", missing}:  # rows are written last, so they are missing in any case
             (database.folder / name / "00002.crc.npy").unlink()
         PlaceDatabase.build(model, places, tmp_path / "db", batch_size=4)
@@ -470,25 +475,50 @@ class TestRefusals:
         with pytest.raises(PlaceDatabaseError, match=r"manifest\.json cannot be read"):
             PlaceDatabase.open(database.folder)
 
-    @pytest.mark.parametrize("name", sorted(OF_A_DATABASE))
+    @pytest.mark.parametrize("name", [name for name, field in Manifest.model_fields.items() if field.is_required()])
     def test_an_entry_that_the_manifest_lacks_is_named(self, database, name):
-        manifest = {key: value for key, value in database.manifest.items() if key != name}
-        (database.folder / "manifest.json").write_text(json.dumps(manifest))
-        with pytest.raises(PlaceDatabaseError, match=rf"manifest\.json lacks {name}; fetch or build"):
+        (database.folder / "manifest.json").write_text(database.manifest.model_dump_json(exclude={name}))
+        with pytest.raises(PlaceDatabaseError, match=f"json cannot be used: it lacks {name}; fetch or build"):
             PlaceDatabase.open(database.folder)
 
+    @pytest.mark.parametrize(
+        ("name", "value", "message"),
+        [
+            ("num_places", "10", "num_places must be a valid integer, got '10'"),
+            ("adapter", "../..", "adapter must match pattern .*, got '../..'"),
+            ("index", "tree", "index must be one of 'flat', .*, got 'tree'"),
+            ("local_dtype", "bfloat16", "local_dtype must be one of 'float32', .*, got 'bfloat16'"),
+            ("removed_rows", [-1], "removed_rows.0 must be greater than or equal to 0, got -1"),
+            (
+                "preprocessing",
+                {"image_size": [56, 0], "resize": "official"},
+                "preprocessing.image_size.1 must be .*",
+            ),
+            ("kept_locations", {"map_size": [61, 61]}, "it lacks kept_locations.grid"),
+        ],
+    )
+    def test_an_entry_that_cannot_be_is_named(self, database, name, value, message):
+        edit_manifest(database, **{name: value})
+        with pytest.raises(PlaceDatabaseError, match=rf"manifest\.json cannot be used: {message}.*; fetch or build"):
+            PlaceDatabase.open(database.folder)
+
+    def test_entries_of_a_later_release_stay(self, database):
+        edit_manifest(database, weather="rain")
+        PlaceDatabase.open(database.folder).remove(["place 2"])
+        assert json.loads((database.folder / "manifest.json").read_text())["weather"] == "rain"
+
     def test_an_index_is_not_made_of_a_build_that_was_interrupted(self, database):
-        (database.folder / "manifest.json").write_text(json.dumps(database.manifest | {"is_complete": False}))
+        edit_manifest(database, is_complete=False)
         with pytest.raises(PlaceDatabaseError, match="is not complete; run the same build again"):
             PlaceDatabase.rebuild_index(database.folder)
 
     def test_a_later_version_is_refused(self, database):
-        (database.folder / "manifest.json").write_text(json.dumps(database.manifest | {"schema_version": 2}))
+        edit_manifest(database, schema_version=2)
         with pytest.raises(PlaceDatabaseError, match="schema version 2, and this release reads 1"):
             PlaceDatabase.open(database.folder)
 
     def test_an_index_of_another_size_is_refused(self, database):
-        (database.folder / "manifest.json").write_text(json.dumps(database.manifest | {"num_places": 11}))
+        edit_manifest(database, num_places=11)
         with pytest.raises(PlaceDatabaseError, match="index.faiss belongs .*: number of places 10, expected 11"):
             PlaceDatabase.open(database.folder)
 
@@ -500,7 +530,7 @@ class TestRefusals:
             PlaceDatabase.open(database.folder)
 
     def test_an_index_of_another_feature_size_is_refused(self, database):
-        index = DescriptorIndex.build(np.eye(10, 16, dtype=np.float32), model=database.manifest["adapter"])
+        index = DescriptorIndex.build(np.eye(10, 16, dtype=np.float32), model=database.manifest.adapter)
         index.save(database.folder / "index.faiss")
         with pytest.raises(PlaceDatabaseError, match="feature size 16, expected 64"):
             PlaceDatabase.open(database.folder)
@@ -519,7 +549,7 @@ class TestRefusals:
     def test_an_index_may_be_made_of_another_kind(self, database):
         PlaceDatabase.rebuild_index(database.folder, "hnsw")
         again = PlaceDatabase.open(database.folder)
-        assert again.index.kind == again.manifest["index"] == "hnsw"
+        assert again.index.kind == again.manifest.index == "hnsw"
         with pytest.raises(ValueError, match="'ivf-pq' needs 256 rows or more, got 10"):
             PlaceDatabase.rebuild_index(database.folder, "ivf-pq")
 

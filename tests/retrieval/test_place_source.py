@@ -119,7 +119,7 @@ class TestStream:
     def test_images_that_cannot_be_read_are_left_out_and_named(self, model, stream, photographs, tmp_path):
         damage(photographs, 6)
         database = PlaceDatabase.build(model, stream, tmp_path / "db")
-        assert (len(database), database.manifest["unreadable_images"]) == (9, ["place 6"])
+        assert (len(database), database.manifest.unreadable_images) == (9, ["place 6"])
 
     def test_what_cannot_be_right_is_refused(self, model, places, stream, tmp_path):
         again = Dataset.from_dict(places[:] | {"key": [f"place {row % 6}" for row in range(10)]}).to_iterable_dataset()

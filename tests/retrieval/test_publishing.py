@@ -113,7 +113,7 @@ class TestPushAndFetch:
         assert "10 places" in text
         # 56 x 70 pixels are 4 x 5 patches, so 13 x 17 locations of 8 channels and 2 bytes: 3536 bytes
         assert "| local features | 13 x 17 x 8, `float16`, 0.00 MB per place |" in text
-        assert f"| adapter (digest of its weights) | `{database.manifest['adapter']}` |" in text
+        assert f"| adapter (digest of its weights) | `{database.manifest.adapter}` |" in text
         assert "| paths of images | 0 of 10 |" in text
         assert 'PlaceDatabase.from_pretrained("me/street")' in text
 

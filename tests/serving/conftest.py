@@ -60,7 +60,7 @@ def photograph(city):
 def calibration_of(database, *, probability, evidence, rerank_num=5):
     """A calibration that gives some evidence a probability, and half the odds for each unit less."""
     return Calibration(
-        adapter=database.manifest["adapter"],
+        adapter=database.manifest.adapter,
         form=answer_form(database.manifest, rerank_num),
         intercept=float(logit(probability) - np.log(2) * evidence),
         slope=float(np.log(2)),

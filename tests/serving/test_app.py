@@ -41,7 +41,7 @@ class TestDatabase:
         assert {
             "name": "city.placedb",
             "num_places": NUM_PLACES,
-            "adapter": recognizer.database.manifest["adapter"],
+            "adapter": recognizer.database.manifest.adapter,
             "unit": "frames",
             "can_match": True,
         }.items() <= found.items()
