@@ -33,6 +33,8 @@ def explain(error: ValidationError) -> str:
     if missing:
         return f"it lacks {', '.join(missing)}"
     place, problem = problems[0]
+    if problem["type"] == "json_invalid":
+        return f"it is no JSON ({problem['ctx']['error']})"
     if problem["type"] == "extra_forbidden":
         return f"it has an entry {place}, which is not known"
     expected = re.sub("^[A-Z][a-z]+ should", "must", problem["msg"]).removeprefix("Value error, ")

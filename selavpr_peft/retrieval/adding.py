@@ -5,7 +5,6 @@ The table and the index of all places get new names, and the manifest that names
 `adding.json` says what was begun, until nothing of it is left to do.
 """
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pyarrow as pa
 from datasets import Dataset
 from jaxtyping import Bool
 from peft import PeftModel
+from pydantic import BaseModel, PositiveInt, ValidationError
 
 from selavpr_peft.data.appending import append_places
 from selavpr_peft.data.schema import IMAGE, KEY
@@ -28,13 +28,27 @@ from selavpr_peft.retrieval.building import (
     refuse_taken_keys,
     write_places,
 )
+from selavpr_peft.retrieval.description_form import Digest
 from selavpr_peft.retrieval.descriptor_index import DescriptorIndex
 from selavpr_peft.retrieval.manifest import Manifest, write_manifest
 from selavpr_peft.retrieval.place_source import PlaceSource
 from selavpr_peft.retrieval.sharded_array import ShardedArray
+from selavpr_peft.validation import explain
 
 BEGUN = "adding.json"
 IS_TABLE_OR_INDEX = re.compile(r"places(-\d+)?\.parquet|index(-\d+)?\.(faiss|json)")
+
+
+class Begun(BaseModel, frozen=True, strict=True):
+    """What `adding.json` holds.
+
+    Args:
+        places: Digest of the places that are being added.
+        num_places: Rows that the database had before.
+    """
+
+    places: Digest
+    num_places: PositiveInt
 
 
 def add_places(
@@ -62,8 +76,8 @@ def add_places(
         PlaceDatabaseError: If one of them is there already, none can be read, or other places were being added.
         DatasetFormatError: If their columns do not fit.
     """
-    begun, adding = _read_begun(folder), {"places": source.digest, "num_places": len(places)}
-    if begun is not None and begun["places"] == adding["places"] and _are_there(begun, is_live):
+    begun, adding = _read_begun(folder), Begun(places=source.digest, num_places=len(places))
+    if begun is not None and begun.places == adding.places and _are_there(begun, is_live):
         _clean_up(folder, manifest)  # all that was left to do
         return
     taken_keys = set(places.select(np.flatnonzero(is_live))[KEY][:])
@@ -85,17 +99,21 @@ def add_places(
     _clean_up(folder, manifest)
 
 
-def _read_begun(folder: Path) -> dict[str, Any] | None:
+def _read_begun(folder: Path) -> Begun | None:
     path = folder / BEGUN
-    if not path.is_file():
+    try:
+        return Begun.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
         return None
-    begun: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return begun
+    except ValidationError as error:
+        raise PlaceDatabaseError(
+            f"{path} is damaged: {explain(error)}; delete it to give up what was being added."
+        ) from None
 
 
-def _are_there(begun: dict[str, Any], is_live: Bool[np.ndarray, " N"]) -> bool:
+def _are_there(begun: Begun, is_live: Bool[np.ndarray, " N"]) -> bool:
     """Tell whether the places that were begun with are in the database, all that could be read."""
-    return len(is_live) > begun["num_places"] and bool(is_live[begun["num_places"] :].all())
+    return len(is_live) > begun.num_places and bool(is_live[begun.num_places :].all())
 
 
 def _has_described(folder: Path, manifest: Manifest) -> bool:
@@ -103,12 +121,12 @@ def _has_described(folder: Path, manifest: Manifest) -> bool:
     return len(ShardedArray(folder / ROWS)) > manifest.num_places
 
 
-def _begin(folder: Path, manifest: Manifest, adding: dict[str, Any]) -> None:
+def _begin(folder: Path, manifest: Manifest, adding: Begun) -> None:
     """Drop what was given up, and say what is going to be added."""
     _clean_up(folder, manifest)
     for name in ARRAYS:
         ShardedArray(folder / name).truncate(ShardedArray(folder / name, manifest.num_places).num_shards)
-    write_text_atomically(folder / BEGUN, json.dumps(adding, indent=2) + "\n")
+    write_text_atomically(folder / BEGUN, adding.model_dump_json(indent=2) + "\n")
 
 
 def _finish(folder: Path, manifest: Manifest, places: pa.Table, unreadable_images: list[str]) -> Manifest:

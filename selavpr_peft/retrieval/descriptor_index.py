@@ -1,10 +1,8 @@
 """Find candidates by global descriptor with faiss: exactly, or approximately where a database is large.
 
-An index is two files: what faiss wrote, and beside it a small JSON file that says what it is, by which versions it was
-made, which rows were removed, and the checksum (CRC-32) that faiss does not keep.
+An index is two files: what faiss wrote, and beside it what is known of it (index_description.py).
 """
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +13,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from selavpr_peft.errors import PlaceDatabaseError
-from selavpr_peft.files import crc32_of, write_atomically, write_text_atomically
+from selavpr_peft.files import crc32_of, write_atomically
+from selavpr_peft.retrieval.index_description import IndexDescription
 from selavpr_peft.retrieval.index_kinds import FLAT, HNSW_LINKS, check_kind, inverted_file, num_cells, trained_index
 from selavpr_peft.retrieval.index_reach import NUM_NEIGHBOURS, set_reach
-
-FORMAT_VERSION = 1
 
 OVER_QUERIES, WITHIN_A_QUERY = 0, 1
 SCAN_OVER_QUERIES, SCAN_WITHIN_A_QUERY = 0, 15
@@ -183,17 +180,16 @@ class DescriptorIndex:
             path: File; one already there is replaced at once. `index.faiss` is described by `index.json`.
         """
         write_atomically(path, lambda temporary: faiss.write_index(self._index, str(temporary)))
-        description = {
-            "format_version": FORMAT_VERSION,
-            "faiss_version": faiss.__version__,
-            "kind": self.kind,
-            "model": self.model,
-            "num_rows": len(self),
-            "num_channels": self.num_channels,
-            "removed_rows": np.flatnonzero(~self._is_live).tolist(),
-            "crc32": crc32_of(path),
-        }
-        write_text_atomically(path.with_suffix(".json"), json.dumps(description, indent=2) + "\n")
+        description = IndexDescription(
+            faiss_version=faiss.__version__,
+            kind=self.kind,
+            model=self.model,
+            num_rows=len(self),
+            num_channels=self.num_channels,
+            removed_rows=np.flatnonzero(~self._is_live).tolist(),
+            crc32=crc32_of(path),
+        )
+        description.write(path)
 
     @classmethod
     def load(cls, path: Path, *, is_mapped: bool = False) -> "DescriptorIndex":
@@ -207,30 +203,21 @@ class DescriptorIndex:
         Raises:
             PlaceDatabaseError: If a file is missing, damaged or no index, or the index has another format.
         """
-        description = _read_description(path)
-        if path.is_file() and crc32_of(path) != description["crc32"]:
+        description = IndexDescription.read(path)
+        if path.is_file() and crc32_of(path) != description.crc32:
             raise PlaceDatabaseError(f"{path} is damaged: its checksum is not the one that was written.")
         try:
             index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if is_mapped else 0)
         except RuntimeError as error:
             raise PlaceDatabaseError(f"{path} cannot be read as a faiss index: {error}") from error
-        loaded = cls(index, description["kind"], description["model"])
-        loaded.remove(np.array(description["removed_rows"], dtype=np.int64))
+        loaded = cls(index, description.kind, description.model)
+        try:
+            loaded.remove(np.array(description.removed_rows, dtype=np.int64))
+        except IndexError as error:
+            raise PlaceDatabaseError(
+                f"{path} is of other rows than those that were removed from it: {error}"
+            ) from error
         return loaded
-
-
-def _read_description(path: Path) -> dict[str, Any]:
-    try:
-        description: dict[str, Any] = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        version = description["format_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PlaceDatabaseError(f"{path} cannot be used without {path.stem}.json beside it: {error!r}.") from error
-    if version != FORMAT_VERSION:
-        raise PlaceDatabaseError(
-            f"{path} has format version {version} (faiss {description.get('faiss_version')}), and this release reads"
-            f" {FORMAT_VERSION}."
-        )
-    return description
 
 
 def _checked(descriptors: Float[np.ndarray, "N D"], num_channels: int) -> Float[np.ndarray, "N D"]:

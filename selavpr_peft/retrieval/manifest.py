@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal
 
 from filelock import FileLock, Timeout
 from peft import PeftModel
-from pydantic import AfterValidator, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import AfterValidator, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from selavpr_peft.errors import PlaceDatabaseError
 from selavpr_peft.files import write_text_atomically
@@ -79,6 +79,14 @@ class Manifest(BegunManifest):
     unreadable_images: list[str]
     places_file: FileBeside = FIRST_PLACES
     index_file: FileBeside = FIRST_INDEX
+
+    @model_validator(mode="after")
+    def check_removed_rows(self) -> "Manifest":
+        """Refuse rows that are not there."""
+        highest = max(self.removed_rows, default=-1)
+        if highest >= self.num_places:
+            raise ValueError(f"must have removed_rows below num_places, which is {self.num_places}, got {highest}")
+        return self
 
 
 def read_manifest(folder: Path) -> BegunManifest:

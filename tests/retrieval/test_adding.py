@@ -305,6 +305,12 @@ class TestInterruption:
         assert PlaceRecognizer(model, database).recognize(photographs / "9.png")[0].row == 6
         assert not list(database.damaged_places())
 
+    def test_a_damaged_note_of_what_was_begun_is_named(self, model, new, database):
+        interrupt_at("place 9", database, model, new)
+        (database.folder / "adding.json").write_text('{"num_places": 6}')
+        with pytest.raises(PlaceDatabaseError, match=r"adding\.json is damaged: it lacks places; delete it"):
+            database.add(model, new)
+
     def test_places_can_be_removed_and_the_index_made_anew_meanwhile(self, model, places, new, photographs, database):
         interrupt_at("place 9", database, model, new)
         database.remove(["place 1"])

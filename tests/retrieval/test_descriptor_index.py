@@ -257,6 +257,8 @@ class TestFiles:
         (tmp_path / "index.faiss").write_bytes(text)
         with pytest.raises(PlaceDatabaseError, match="cannot be used without index.json beside it"):
             DescriptorIndex.load(tmp_path / "index.faiss")
+        DescriptorIndex.build(np.eye(2, dtype=np.float32)).save(tmp_path / "index.faiss")
+        (tmp_path / "index.faiss").write_bytes(text)
         write_description(tmp_path, crc32=crc32_of(tmp_path / "index.faiss"))
         with pytest.raises(PlaceDatabaseError, match="cannot be read as a faiss index"):
             DescriptorIndex.load(tmp_path / "index.faiss")
@@ -289,11 +291,31 @@ class TestFiles:
         with pytest.raises(PlaceDatabaseError, match=r"format version 2 \(faiss 1.*and this release reads 1"):
             DescriptorIndex.load(tmp_path / "index.faiss")
 
+    @pytest.mark.parametrize(
+        ("name", "value", "message"),
+        [
+            ("kind", "tree", "of index.json, kind must be one of 'flat', .*, got 'tree'"),
+            ("crc32", None, "of index.json, crc32 must be a valid string, got None"),
+            ("removed_rows", [1000], r"is of other rows than those .*: Rows must be in \[0, 1000\)"),
+        ],
+    )
+    def test_a_description_that_cannot_be_is_refused(self, database, tmp_path, name, value, message):
+        DescriptorIndex.build(database).save(tmp_path / "index.faiss")
+        write_description(tmp_path, **{name: value})
+        with pytest.raises(PlaceDatabaseError, match=rf"index\.faiss .*{message}"):
+            DescriptorIndex.load(tmp_path / "index.faiss")
+
+    @pytest.mark.parametrize("text", ["", "[]", "{}"])
+    def test_a_damaged_description_is_named(self, database, tmp_path, text):
+        DescriptorIndex.build(database).save(tmp_path / "index.faiss")
+        (tmp_path / "index.json").write_text(text)
+        with pytest.raises(PlaceDatabaseError, match=r"index\.faiss cannot be used: of index\.json, it"):
+            DescriptorIndex.load(tmp_path / "index.faiss")
+
 
 def write_description(folder, **changes):
     path = folder / "index.json"
-    description = json.loads(path.read_text()) if path.is_file() else {"format_version": 1}
-    path.write_text(json.dumps(description | changes))
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 class TestChooseKind:

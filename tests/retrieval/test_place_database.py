@@ -489,6 +489,7 @@ class TestRefusals:
             ("index", "tree", "index must be one of 'flat', .*, got 'tree'"),
             ("local_dtype", "bfloat16", "local_dtype must be one of 'float32', .*, got 'bfloat16'"),
             ("removed_rows", [-1], "removed_rows.0 must be greater than or equal to 0, got -1"),
+            ("removed_rows", [3, 10], "it must have removed_rows below num_places, which is 10, got 10"),
             (
                 "preprocessing",
                 {"image_size": [56, 0], "resize": "official"},
