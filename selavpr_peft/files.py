@@ -22,16 +22,16 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
             content and the temporary file is removed.
 
     Raises:
+        IsADirectoryError: If `path` is a folder, or a link to one.
         OSError: If it cannot be written, for example because the disk is full.
     """
     path = Path(path)
+    _refuse_folder(path)
     if _is_pipe_or_device(path):  # a rename would put a file in its place
         write(path)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = _make_temporary(path, path.parent)
     try:
         with naming_full_disk(path.parent):
             write(temporary)
@@ -55,6 +55,31 @@ def write_text_atomically(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
     write_atomically(path, write)
+
+
+def check_writable(path: Path) -> None:
+    """Raise before long work if `write_atomically` could not write its result; nothing is made or changed.
+
+    Args:
+        path: Final name of a file; folders above it may be missing.
+
+    Raises:
+        IsADirectoryError: If it is a folder, or a link to one.
+        OSError: If no file can be made there, for example because a folder above it is a file or not the user's.
+    """
+    path = Path(path)
+    _refuse_folder(path)
+    if path.exists() and _is_pipe_or_device(path):
+        if not os.access(path, os.W_OK):
+            raise PermissionError(f"{path} is not open for writing; name a file.")
+        return
+    folder = next(folder for folder in path.parents if folder.exists() or folder.is_symlink())
+    try:  # permission bits are not all there is: what the user root or a mounted disk may do, only a try tells
+        _make_temporary(path, folder).unlink()
+    except OSError as error:
+        raise OSError(
+            f"{path} cannot be written, because {folder} takes no such file ({error.strerror}); write it elsewhere."
+        ) from error
 
 
 @contextmanager
@@ -139,6 +164,18 @@ def _take_the_place_of(folder: Path, new: Path) -> None:
         aside.rmdir()
         raise
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _refuse_folder(path: Path) -> None:
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a file in it.")
+
+
+def _make_temporary(path: Path, folder: Path) -> Path:
+    """Make an empty file that is to become `path`, hidden, of its suffix, and of a name no other file has."""
+    handle, name = tempfile.mkstemp(dir=folder, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    return Path(name)
 
 
 def _is_pipe_or_device(path: Path) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from selavpr_peft import files
-from selavpr_peft.files import crc32_of, folder_written_at_once, naming_full_disk, write_atomically
+from selavpr_peft.files import check_writable, crc32_of, folder_written_at_once, naming_full_disk, write_atomically
 
 
 @pytest.fixture
@@ -100,11 +100,14 @@ class TestWriteAtomically:
         assert names(tmp_path) == ["a.txt"]
         assert path.read_text() == "old"
 
-    def test_does_not_replace_a_folder(self, tmp_path):
+    def test_replaces_neither_a_folder_nor_a_link_to_one(self, tmp_path):
         (tmp_path / "a").mkdir()
-        with pytest.raises(OSError, match="directory"):
-            write_atomically(tmp_path / "a", lambda temporary: temporary.write_text("new"))
-        assert names(tmp_path) == ["a"]
+        (tmp_path / "link").symlink_to("a")
+        for name in ("a", "link"):
+            with pytest.raises(IsADirectoryError, match=f"{name} is a folder; name a file in it"):
+                write_atomically(tmp_path / name, lambda temporary: temporary.write_text("new"))
+        assert names(tmp_path) == ["a", "link"]
+        assert (tmp_path / "link").is_symlink()
 
     @pytest.mark.parametrize(("mask", "expected"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
     def test_gives_the_permissions_that_the_mask_asks_for(self, tmp_path, umask, mask, expected):
@@ -144,6 +147,87 @@ class TestWriteAtomically:
         seen = []
         write_atomically(Path("/dev/null"), seen.append)
         assert seen == [Path("/dev/null")]
+
+
+def refusal(write, path):
+    """What `write` raises for a path; None if nothing."""
+    try:
+        write(path)
+    except OSError as error:
+        return error
+    return None
+
+
+class TestCheckWritable:
+    """It refuses what `write_atomically` would, before there is anything to write, and nothing else."""
+
+    @pytest.fixture
+    def places(self, tmp_path):
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "file").write_text("old")
+        (tmp_path / "read-only").write_text("old")
+        (tmp_path / "read-only").chmod(0o444)
+        (tmp_path / "link to folder").symlink_to("folder")
+        (tmp_path / "link to file").symlink_to("file")
+        (tmp_path / "link to nothing").symlink_to("nowhere")
+        return tmp_path
+
+    @pytest.mark.parametrize(
+        ("name", "is_refused"),
+        [
+            ("new.json", False),
+            ("missing/deep/new.json", False),
+            ("missing/../new.json", False),
+            ("file", False),
+            ("read-only", False),  # it is replaced, not written to
+            ("link to file", False),
+            ("link to nothing", False),
+            ("link to folder/new.json", False),
+            ("/dev/null", False),
+            ("folder", True),
+            ("link to folder", True),
+            ("file/new.json", True),
+            ("file/deep/new.json", True),
+            ("link to nothing/new.json", True),
+            ("n" * 250, True),  # too long with the letters of a temporary name
+            ("/dev/null/new.json", True),
+            pytest.param(
+                *("/proc/selavpr/new.json", True),
+                marks=pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc, where root fails, too"),
+            ),
+        ],
+    )
+    def test_it_agrees_with_the_write(self, places, name, is_refused):
+        before = names(places)
+        refused = refusal(check_writable, places / name)
+        assert names(places) == before
+        failed = refusal(lambda path: write_atomically(path, lambda target: target.write_text("x")), places / name)
+        assert (refused is not None) == (failed is not None) == is_refused
+
+    def test_a_folder_is_named(self, places):
+        with pytest.raises(IsADirectoryError, match=r"folder is a folder; name a file in it\.$"):
+            check_writable(places / "folder")
+
+    def test_the_folder_that_takes_no_file_is_named_with_the_reason(self, places, monkeypatch):
+        def refuse(**wanted):
+            raise PermissionError(errno.EACCES, "Permission denied", wanted["dir"])
+
+        monkeypatch.setattr(files.tempfile, "mkstemp", refuse)
+        path = places / "missing" / "new.json"
+        with pytest.raises(OSError, match="cannot be written") as refused:
+            check_writable(path)
+        assert str(refused.value) == (
+            f"{path} cannot be written, because {places} takes no such file (Permission denied); write it elsewhere."
+        )
+
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+    def test_a_pipe_is_neither_opened_nor_replaced(self, tmp_path, monkeypatch):
+        os.mkfifo(tmp_path / "pipe")
+        check_writable(tmp_path / "pipe")  # opening it would wait for a reader
+        assert names(tmp_path) == ["pipe"]
+        monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+        with pytest.raises(PermissionError, match="pipe is not open for writing; name a file"):
+            check_writable(tmp_path / "pipe")
 
 
 class TestFolderWrittenAtOnce:

@@ -11,6 +11,7 @@ import typer
 from selavpr_peft.cli import options
 from selavpr_peft.cli.printing import quiet_host_libraries, write_json
 from selavpr_peft.cli.recalls import both_stages, print_result
+from selavpr_peft.files import check_writable
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -50,6 +51,8 @@ def demo(
     Example:
         selavpr demo --data walk --database day --queries night --backbone facebook/dinov2-small
     """
+    picture = output / "recognition.png"
+    check_writable(picture)
     quiet_host_libraries()
     from selavpr_peft.data.place_table import read_place_table
     from selavpr_peft.evaluation.evaluator import evaluate_two_stage
@@ -95,9 +98,9 @@ def demo(
     if json is not None:
         write_json(result.as_report(protocol) | ({"untrained": untrained.as_report({})} if untrained else {}), json)
     figure = draw_query_result(model, preprocessing, tables["queries"], tables["database"], result)
-    save_figure(figure, output / "recognition.png")
+    save_figure(figure, picture)
     if json != "-":
-        typer.echo(f"\npicture   {output / 'recognition.png'}")
+        typer.echo(f"\npicture   {picture}")
 
 
 def _print(

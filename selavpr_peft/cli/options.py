@@ -1,12 +1,34 @@
 """Options that several commands share, with the same words everywhere."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from selavpr_peft.files import check_writable
+
 if TYPE_CHECKING:
     from peft import PeftModel
+
+PathOrNone = TypeVar("PathOrNone", bound=str | Path | None)
+
+
+def writable_path(path: PathOrNone) -> PathOrNone:
+    """Give a path back if a file can be written there: the callback of options that name one, run before any work.
+
+    Args:
+        path: As given by the user; None, or "-" for standard output, is no file.
+
+    Raises:
+        typer.BadParameter: If a file cannot be written there.
+    """
+    if path is not None and path != "-":
+        try:
+            check_writable(Path(path))
+        except OSError as error:
+            raise typer.BadParameter(str(error)) from error
+    return path
+
 
 Backbone = Annotated[str, typer.Option(help="Hub id or folder of the frozen backbone.", show_default=False)]
 Adapter = Annotated[
@@ -36,13 +58,21 @@ BatchSize = Annotated[int, typer.Option(help="Images per forward pass.", min=1)]
 NumWorkers = Annotated[int, typer.Option(help="Processes that decode images.", min=0)]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at an image that cannot be read, instead of naming it.")]
 Json = Annotated[
-    str | None, typer.Option("--json", help="Write the results to this file; - is standard output.", metavar="PATH")
+    str | None,
+    typer.Option(
+        "--json",
+        help="Write the results to this file; - is standard output.",
+        metavar="PATH",
+        callback=writable_path,
+    ),
 ]
 LocalDType = Annotated[str, typer.Option(help="Form of the local features: float32, float16, int8 or binary.")]
 KeepLocations = Annotated[
     int | None, typer.Option(help="Local features kept of every image, at most; by default all.", min=1)
 ]
-Picture = Annotated[Path, typer.Option("--output", help="PNG file to write.", metavar="FILE.png")]
+Picture = Annotated[
+    Path, typer.Option("--output", help="PNG file to write.", metavar="FILE.png", callback=writable_path)
+]
 DotsPerInch = Annotated[int, typer.Option(help="Resolution of the picture.", min=30, max=1200)]
 DTYPES = ("float32", "bfloat16", "float16")
 

@@ -38,7 +38,10 @@ def query(
     radius_m: Annotated[float | None, typer.Option(help="How far around --near, in metres.", min=0)] = None,
     pairs: Annotated[
         Path | None,
-        typer.Option(help="Write photographs and their places as a list of image pairs for hloc or COLMAP."),
+        typer.Option(
+            help="Write photographs and their places as a list of image pairs for hloc or COLMAP.",
+            callback=options.writable_path,
+        ),
     ] = None,
     image_folder: Annotated[
         Path | None,

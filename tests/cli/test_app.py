@@ -4,16 +4,23 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import selavpr_peft
-from selavpr_peft.cli import visualize
+from selavpr_peft.cli import options, visualize
 from selavpr_peft.cli.app import app, main
 from tests.conftest import REPOSITORY
 
 COMMANDS = [command.name for command in (*app.registered_commands, *app.registered_groups)]
 ACTIONS = [("visualize", action.name) for action in visualize.app.registered_commands]
+WRITING = [
+    *((command, "--json") for command in COMMANDS if command not in ("serve", "visualize")),
+    *((*action, "--output") for action in ACTIONS),
+    ("query", "--pairs"),
+]
+"""Options that name a file which is written last."""
 HEAVY = ("torch", "transformers", "peft", "datasets", "faiss", "matplotlib", "PIL", "numpy", "scipy", "pyarrow")
 RUN_AND_NAME_HEAVY_MODULES = f"""
 import sys
@@ -109,6 +116,30 @@ class TestMistakes:
         run = selavpr(*arguments)
         assert (run.code, run.out) == (2, "")
         assert re.fullmatch(rf"Error: .*{message}.* \(see selavpr.* --help\)\n", run.err)
+
+    @pytest.mark.parametrize("arguments", WRITING, ids=" ".join)
+    @pytest.mark.parametrize(
+        ("name", "reason"),
+        [
+            ("a", "is a folder; name a file in it"),
+            ("a/file/b/c.png", r"cannot be written, because \S+/file takes no such file \(.+\); write it elsewhere"),
+        ],
+    )
+    def test_a_file_that_cannot_be_written_is_refused_before_any_work(
+        self, selavpr, tmp_path, arguments, name, reason
+    ):
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "file").write_text("old")
+        run = selavpr(*arguments, tmp_path / name)
+        assert (run.code, run.out) == (2, "")
+        start = f"Error: Invalid value for '{arguments[-1]}': {tmp_path / name}"
+        assert re.fullmatch(rf"{start} {reason} \(see selavpr.* --help\)\n", run.err)
+
+    @pytest.mark.parametrize("path", [None, "-", "/dev/null", Path("new/result.json")])
+    def test_standard_output_devices_and_new_folders_are_written_to(self, tmp_path, monkeypatch, path):
+        monkeypatch.chdir(tmp_path)
+        assert options.writable_path(path) is path
+        assert not list(tmp_path.iterdir())
 
     def test_a_token_given_in_the_wrong_place_is_not_repeated(self, selavpr):
         run = selavpr("demo", "hf_0123456789abcdefghij")

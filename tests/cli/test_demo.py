@@ -126,6 +126,13 @@ class TestOwnPhotographs:
         run = selavpr("demo", "--data", walk, "--database", "day", "--queries", "night", "--output", tmp_path)
         assert "a tiny random DINOv2 with a fresh adapter, float32, 224x224" in run.out
 
+    def test_a_picture_that_cannot_be_written_is_told_before_anything_is_loaded(self, selavpr, walk):
+        run = selavpr("demo", "--data", "nowhere", "--output", walk / "places.csv")
+        assert (run.code, run.out) == (2, "")
+        assert re.fullmatch(
+            r"Error: .*/recognition\.png cannot be written, because .*; write it elsewhere\.\n", run.err
+        )
+
     def test_unknown_traverses_are_answered_with_those_there_are(self, selavpr, walk, tmp_path):
         run = selavpr("demo", "--data", walk, "--output", tmp_path / "out")
         assert (run.code, run.out) == (2, "")
