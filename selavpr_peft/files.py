@@ -61,7 +61,7 @@ def check_writable(path: Path) -> None:
     """Raise before long work if `write_atomically` could not write its result; nothing is made or changed.
 
     Args:
-        path: Final name of a file; folders above it may be missing.
+        path: Final name of a file, or of a new folder; folders above it may be missing.
 
     Raises:
         IsADirectoryError: If it is a folder, or a link to one.

@@ -7,6 +7,7 @@ import typer
 
 from selavpr_peft.cli import options
 from selavpr_peft.cli.printing import quiet_host_libraries, write_json
+from selavpr_peft.files import check_writable, folder_written_at_once
 
 
 def convert(
@@ -26,20 +27,21 @@ def convert(
     """Convert an official SelaVPR checkpoint into an adapter that PEFT loads.
 
     Without --backbone the frozen backbone is written beside the adapter. With it, its weights must equal those in the
-    checkpoint. The checkpoint is read without running any code from it.
+    checkpoint. The checkpoint is read without running any code from it. Folders that are there already are never
+    replaced.
 
     Example:
         selavpr convert SelaVPR_msls.pth --output selavpr-msls --backbone facebook/dinov2-large
     """
+    folders = [output / name for name in (("adapter", "backbone") if backbone is None else ("adapter",))]
+    for folder in folders:
+        _check_new(folder)
     quiet_host_libraries()
-    from selavpr_peft.files import folder_written_at_once
     from selavpr_peft.hub.official_checkpoint import convert_official_checkpoint
     from selavpr_peft.hub.saving import save_adapter
 
     model = convert_official_checkpoint(checkpoint, backbone=backbone, num_attention_heads=num_attention_heads)
-    folders = [output / "adapter"]
     if backbone is None:
-        folders.append(output / "backbone")
         model.active_peft_config.base_model_name_or_path = str((output / "backbone").absolute())
     with folder_written_at_once(output / "adapter") as folder:
         save_adapter(model, folder, name=output.name)
@@ -52,3 +54,10 @@ def convert(
             typer.echo(f"{name}  {size_bytes / 1e6:.1f} MB")
     if json is not None:
         write_json({"checkpoint": str(checkpoint), "backbone": backbone, "written_bytes": sizes}, json)
+
+
+def _check_new(folder: Path) -> None:
+    """Refuse, before anything is read, a folder that would be replaced or cannot be made."""
+    if folder.exists():
+        raise FileExistsError(f"{folder} is there already; name another folder for --output, or delete it.")
+    check_writable(folder)

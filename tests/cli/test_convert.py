@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -120,11 +121,6 @@ class TestConvert:
             outputs(loaded).global_descriptors, outputs(convert_official_checkpoint(checkpoint)).global_descriptors
         )
 
-    def test_converting_again_replaces_what_was_there(self, selavpr, checkpoint, tmp_path):
-        for _ in range(2):
-            assert selavpr("convert", checkpoint, "--output", tmp_path / "out").code == 0
-        assert sorted(folder.name for folder in (tmp_path / "out").iterdir()) == ["adapter", "backbone"]
-
     def test_the_number_of_heads_can_be_given(self, selavpr, checkpoint, tmp_path):
         run = selavpr("convert", checkpoint, "--output", tmp_path / "out", "--num-attention-heads", 4)
         assert run.code == 0, run.err
@@ -153,7 +149,32 @@ class TestMistakes:
         )
         assert not (tmp_path / "out").exists()
 
-    def test_an_output_that_is_a_file_is_refused(self, selavpr, checkpoint):
-        run = selavpr("convert", checkpoint, "--output", checkpoint)
-        assert (run.code, len(run.err.splitlines())) == (2, 1)
-        assert checkpoint.name in run.err
+    @pytest.mark.parametrize("name", ["adapter", "backbone"])
+    def test_a_folder_that_is_there_is_kept_and_the_checkpoint_not_even_read(self, selavpr, tmp_path, name):
+        old = tmp_path / "out" / name
+        old.mkdir(parents=True)
+        (old / "config.json").write_text("old")
+        run = selavpr("convert", tmp_path / "nowhere.pth", "--output", tmp_path / "out")
+        assert (run.code, run.out) == (2, "")
+        assert run.err == f"Error: {old} is there already; name another folder for --output, or delete it.\n"
+        assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")] == [f"out/{name}/config.json"]
+
+    def test_converting_again_is_refused(self, selavpr, checkpoint, tmp_path):
+        assert selavpr("convert", checkpoint, "--output", tmp_path / "out").code == 0
+        run = selavpr("convert", checkpoint, "--output", tmp_path / "out")
+        assert (run.code, run.out) == (2, "")
+        assert run.err.startswith(f"Error: {tmp_path}/out/adapter is there already")
+
+    def test_a_backbone_that_would_not_be_written_may_be_there(self, selavpr, checkpoint, tmp_path):
+        selavpr("convert", checkpoint, "--output", tmp_path / "out")
+        shutil.rmtree(tmp_path / "out" / "adapter")
+        run = selavpr("convert", checkpoint, "--output", tmp_path / "out", "--backbone", tmp_path / "out" / "backbone")
+        assert run.code == 0, run.err
+        assert sorted(folder.name for folder in (tmp_path / "out").iterdir()) == ["adapter", "backbone"]
+
+    def test_an_output_that_is_a_file_is_refused_before_the_checkpoint_is_read(self, selavpr, tmp_path):
+        (tmp_path / "out").write_text("old")
+        run = selavpr("convert", tmp_path / "nowhere.pth", "--output", tmp_path / "out")
+        assert (run.code, run.out) == (2, "")
+        assert re.fullmatch(r"Error: .*/out/adapter cannot be written, because .*/out takes no such .*\n", run.err)
+        assert (tmp_path / "out").read_text() == "old"
