@@ -1,5 +1,10 @@
 """`selavpr evaluate`: Recall@N of retrieval and of re-ranking."""
 
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
 from selavpr_peft.cli import options
 from selavpr_peft.cli.printing import quiet_host_libraries, write_json
 from selavpr_peft.cli.recalls import print_result
@@ -20,6 +25,14 @@ def evaluate(
     batch_size: options.BatchSize = 16,
     num_workers: options.NumWorkers = 0,
     strict: options.Strict = False,
+    rankings: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write every query's candidates, with ranks, distance and whether they are right: .csv or .parquet.",
+            metavar="FILE",
+            callback=options.writable_path,
+        ),
+    ] = None,
     json: options.Json = None,
 ) -> None:
     r"""Locate queries in a database and print Recall@1/5/10 of retrieval and after re-ranking.
@@ -39,8 +52,10 @@ def evaluate(
     from selavpr_peft.data.place_table import parse_frames
     from selavpr_peft.evaluation.evaluator import evaluate_two_stage
     from selavpr_peft.evaluation.protocol import model_protocol
-    from selavpr_peft.modeling.preprocessing import Preprocessing
+    from selavpr_peft.evaluation.ranking_table import check_table_name, ranking_table, write_ranking_table
 
+    if rankings is not None:
+        check_table_name(rankings)
     database_places = load_located(database, DATABASE, frames=parse_frames(database_frames))
     query_places = load_located(queries, QUERIES, frames=parse_frames(query_frames))
     model = options.load_model(backbone, adapter, dtype=dtype, device=device, seed=seed)
@@ -48,7 +63,6 @@ def evaluate(
         model,
         query_places,
         database_places,
-        Preprocessing.of(model.active_peft_config),
         positive_radius=positive_radius,
         rerank_num=rerank_num,
         batch_size=batch_size,
@@ -69,5 +83,7 @@ def evaluate(
     }
     if json != "-":
         print_result(result, protocol)
+    if rankings is not None:
+        write_ranking_table(ranking_table(result, query_places, database_places), rankings)
     if json is not None:
         write_json(result.as_report(protocol), json)

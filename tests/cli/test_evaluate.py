@@ -5,6 +5,7 @@ import re
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from safetensors.torch import load_file
 
@@ -104,6 +105,25 @@ class TestReport:
         assert "re-ranked" not in run.out
         report = evaluate("--json", "-", adapter=models / "no-local-head").report
         assert ("reranked" in report, report["retrieval"]["10"]) == (False, 1.0)
+
+
+class TestRankings:
+    @pytest.mark.parametrize(("name", "read"), [("rankings.csv", pd.read_csv), ("rankings.parquet", pd.read_parquet)])
+    def test_the_recalls_can_be_computed_from_them(self, evaluate, tmp_path, name, read):
+        report = evaluate("--json", "-", "--rankings", tmp_path / name, rerank_num=3).report
+        table = read(tmp_path / name)
+        assert table.groupby("query").size().tolist() == [6] * 6
+        for stage, column in (("retrieval", "retrieval_rank"), ("reranked", "rank")):
+            found = table[table.is_positive & (table[column] == 1)]
+            assert len(set(found["query"])) / 6 == report[stage]["1"]
+        assert (table.is_positive == (table.distance <= 1)).all()
+
+    def test_another_suffix_is_refused_before_any_work(self, evaluate, tmp_path):
+        run = evaluate("--rankings", tmp_path / "rankings.txt", backbone="not/there")
+        assert (run.code, run.err.splitlines()[-1].partition(",")[0]) == (
+            2,
+            "Error: A table of rankings must end in .csv or .parquet",
+        )
 
 
 class TestTable:
