@@ -33,8 +33,8 @@ def load_places(source: str | Path | Dataset | DatasetDict, *, frames: tuple[int
         among all others, and an image is never its own positive.
 
     Raises:
-        DatasetFormatError: If the source is in none of these layouts, a row of a table lacks a position, or no place
-            has one of the frames.
+        DatasetFormatError: If the source is in none of these layouts, a row of a table lacks a position or has an
+            impossible latitude or longitude, or no place has one of the frames.
         TypeError: If it is neither a path nor a dataset.
     """
     if isinstance(source, DatasetDict):

@@ -32,7 +32,8 @@ def read_place_table(location: str | Path, *, frames: tuple[int, int] | None = N
         image's path relative to the table unless the file has keys.
 
     Raises:
-        DatasetFormatError: If there is no table, it lacks a column, or no row is left; the message says where.
+        DatasetFormatError: If there is no table, it lacks a column, a row cannot be right, or no row is left; the
+            message says where.
     """
     path, traverse = split_location(location)
     table = _read_table(path)

@@ -28,13 +28,21 @@ KEY = "key"
 FRAME = "frame"
 METRES = ("easting_m", "northing_m")
 DEGREES = ("latitude", "longitude")
+MAX_DEGREES = {"latitude": 90, "longitude": 360}
+"""How far from zero they may lie: longitudes are counted from -180 or from 0, or go on across the date line."""
 TRAVERSE = "traverse"
 
+POINT_IN_DEGREES = " and ".join(f"a {name} in [-{limit}, {limit}]" for name, limit in MAX_DEGREES.items())
+"""What messages say is expected."""
+
+_NUMBERS = ("int", "uint", "float")
 _FROM_DEGREES = "Add metres to the degrees: those of UTM, for example by utm.from_latlon of the package utm."
 
 
 def check_places(places: Dataset, source: str) -> None:
-    """Raise if a table lacks a column, has positions of both kinds, or a position or key that cannot be right.
+    """Raise if a table lacks a column, has positions of both kinds, or a key or position that cannot be right.
+
+    Latitudes and longitudes may be missing, of some places or all.
 
     Args:
         places: Table with the columns above.
@@ -52,6 +60,9 @@ def check_places(places: Dataset, source: str) -> None:
             + ("" if metres or FRAME in columns or not set(DEGREES) <= set(columns) else f" {_FROM_DEGREES}")
         )
     _check_positions(places, source)
+    for name in DEGREES:
+        if name in columns:
+            _check_degrees(places, name, source)
 
 
 def check_photographs(places: Dataset, source: str) -> None:
@@ -184,9 +195,7 @@ def _check_keys(places: Dataset, source: str) -> None:
 def _check_positions(places: Dataset, source: str) -> None:
     """Raise unless every position is a finite number, and every frame a whole one."""
     for name in _position_columns(places):
-        found = str(getattr(places.features[name], "dtype", places.features[name]))
-        if not found.startswith(("int", "uint", "float")):
-            raise DatasetFormatError(f"{source} must have numbers in the column {name!r}, got the type {found}.")
+        _check_type(places, name, source, _NUMBERS)
     values = positions(places)
     is_valid = np.isfinite(values).all(axis=1)
     if FRAME in places.column_names:
@@ -197,3 +206,25 @@ def _check_positions(places: Dataset, source: str) -> None:
             f"{source} has {int((~is_valid).sum())} rows without a valid position, the first in row {row}"
             f" ({places[KEY][row]}); expected {'whole' if FRAME in places.column_names else 'finite'} numbers."
         )
+
+
+def _check_degrees(places: Dataset, name: str, source: str) -> None:
+    """Raise unless every latitude or longitude is one there is on Earth, or missing."""
+    _check_type(places, name, source, (*_NUMBERS, "decimal", "null"))
+    column = places.select_columns(name).with_format("arrow")[:][name]  # lists would take seconds
+    values = column.to_numpy().astype(np.float64)
+    is_wrong = np.abs(values) > MAX_DEGREES[name]  # of NaN, which is a missing one, this is not true
+    if is_wrong.any():
+        row = int(np.flatnonzero(is_wrong)[0])
+        raise DatasetFormatError(
+            f"{source} has {int(is_wrong.sum())} rows with an impossible {name}, the first in row {row}"
+            f" ({places[KEY][row]}): {values[row]:.10g}; expected {POINT_IN_DEGREES}, in degrees. Swap the two columns"
+            " if they are the wrong way round; divide them by 1e7 if they are whole numbers."
+        )
+
+
+def _check_type(places: Dataset, name: str, source: str, expected: tuple[str, ...]) -> None:
+    """Raise unless the type of a column begins with one of these names."""
+    found = str(getattr(places.features[name], "dtype", places.features[name]))
+    if not found.startswith(expected):
+        raise DatasetFormatError(f"{source} must have numbers in the column {name!r}, got the type {found}.")

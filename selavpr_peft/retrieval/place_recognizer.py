@@ -12,7 +12,7 @@ from peft import PeftModel
 from PIL import Image
 from torch import Tensor
 
-from selavpr_peft.data.schema import DEGREES, FRAME, IMAGE, KEY, METRES
+from selavpr_peft.data.schema import DEGREES, FRAME, IMAGE, KEY, MAX_DEGREES, METRES, POINT_IN_DEGREES
 from selavpr_peft.errors import PlaceDatabaseError, UnreadableImageError
 from selavpr_peft.matching import (
     count_matches_within_phases,
@@ -303,11 +303,11 @@ class PlaceRecognizer:
                 f"near must be one point for all photographs, as (latitude, longitude), got {near}; ask about"
                 " photographs one by one where each has its own."
             )
-        latitude, longitude = near
-        if not (-90 <= latitude <= 90 and -360 <= longitude <= 360 and radius_m >= 0):
+        is_point = all(abs(value) <= limit for value, limit in zip(near, MAX_DEGREES.values(), strict=True))
+        if not (is_point and radius_m >= 0):
             raise ValueError(
-                "near must be a latitude in [-90, 90] and a longitude in [-360, 360], in degrees, and radius_m must"
-                f" not be negative, got {latitude}, {longitude} and {radius_m}."
+                f"near must be {POINT_IN_DEGREES}, in degrees, and radius_m must not be negative, got {near[0]},"
+                f" {near[1]} and {radius_m}."
             )
         columns = self.database.places.column_names
         if not set(DEGREES) <= set(columns):

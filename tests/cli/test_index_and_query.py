@@ -67,6 +67,19 @@ class TestIndex:
             assert run.out.splitlines()[-1] == "pushed to https://hub/commit/1", run.err
         assert pushed == [("me/walk", walk)] * 3
 
+    def test_degrees_that_cannot_be_right_are_told_before_a_model_is_fetched(self, selavpr, walk, tmp_path):
+        header, *rows = (walk / "places.csv").read_text().splitlines()
+        swapped = [f"{header},latitude,longitude", *(f"{row},153.021072,-27.470125" for row in rows)]
+        (walk / "places.csv").write_text("\n".join(swapped) + "\n")
+        run = selavpr("index", walk, "--backbone", "nowhere", "--output", tmp_path / "db")
+        assert (run.code, run.out) == (2, "")
+        assert run.err == (
+            f"Error: {walk}/places.csv has 12 rows with an impossible latitude, the first in row 0 (day/0.png):"
+            " 153.021072; expected a latitude in [-90, 90] and a longitude in [-360, 360], in degrees. Swap the two"
+            " columns if they are the wrong way round; divide them by 1e7 if they are whole numbers.\n"
+        )
+        assert not (tmp_path / "db").exists()
+
     def test_a_folder_with_another_database_is_not_overwritten(self, selavpr, indexed, walk):
         folder, model, _ = indexed
         run = selavpr("index", f"{walk}:night", *model, "--output", folder)

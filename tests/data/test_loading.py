@@ -189,6 +189,12 @@ class TestErrors:
         ):
             load_places(DatasetDict({"database": table(), "queries": table(3, frame=[0.0, float("nan"), 2.0])}))
 
+    @pytest.mark.parametrize("load", [load_places, load_database])
+    def test_degrees_that_are_swapped(self, load):
+        swapped = table(latitude=[153.01, 153.02, 153.03], longitude=[-27.4, -27.4, -27.4])
+        with pytest.raises(DatasetFormatError, match="database has 3 rows with an impossible latitude, .* Swap the"):
+            load(DatasetDict({"database": swapped, "queries": table()}))
+
     def test_frames_of_places_in_metres(self):
         metres = table(frame=None, easting_m=[0.0, 1, 2], northing_m=[0.0, 0, 0])
         with pytest.raises(DatasetFormatError, match=r"no column 'frame', so frames \(0, 1\) cannot be taken"):

@@ -132,6 +132,10 @@ class TestRefusals:
                 "image,frame\na,1\nb,1.5\n",
                 r"1 rows without a valid position, the first in row 1 \(b\); expected whole",
             ),
+            (
+                "image,frame,latitude,longitude\na,1,,\nb,2,153.02,-27.47\n",
+                r"places\.csv has 1 rows with an impossible latitude, the first in row 1 \(b\): 153\.02; .* Swap",
+            ),
             ("image,easting_m,northing_m\na,1,here\n", r"cannot be read .* Row #2: .* invalid value 'here'"),
             ("image,frame\n\xe4,1\n".encode("latin-1"), "cannot be read .* invalid UTF8"),
         ],

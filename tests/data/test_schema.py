@@ -1,6 +1,7 @@
 """The columns of a table of places: what is accepted, and what a refusal says."""
 
 import hashlib
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,48 @@ class TestCheckPlaces:
             DatasetFormatError, match=rf"walk must have numbers in the column 'frame', got .*{type_name}"
         ):
             check_places(table(frame=values), "walk")
+
+    @pytest.mark.parametrize(
+        ("latitude", "longitude"),
+        [
+            ([90.0, -90.0], [360.0, -360.0]),
+            ([60, 61], [24, 25]),
+            ([None, 60.0], [float("nan"), None]),
+            ([None, None], [None, None]),
+            (None, [181.0, 359.0]),
+            ([Decimal("60.1"), None], [Decimal("24.9"), Decimal("-0.5")]),
+        ],
+    )
+    def test_degrees_lie_in_their_ranges_or_are_missing(self, latitude, longitude):
+        assert check_places(table(latitude=latitude, longitude=longitude), "walk") is None
+
+    @pytest.mark.parametrize(
+        ("name", "values", "found"),
+        [
+            ("latitude", [60.0, 153.021072], r"1 rows with an impossible latitude, .* row 1 \(b\): 153\.021072;"),
+            ("latitude", [601699000, 601700000], r"2 rows with an impossible latitude, .* row 0 \(a\): 601699000;"),
+            ("latitude", [-90.0001, None], r"1 rows with an impossible latitude, .* row 0 \(a\): -90\.0001;"),
+            ("latitude", [float("nan"), float("inf")], r"1 rows .* row 1 \(b\): inf;"),
+            ("longitude", [Decimal("-360.5"), Decimal(0)], r"1 rows with an impossible longitude, .* -360\.5;"),
+        ],
+    )
+    def test_degrees_that_are_none_are_refused_with_their_row_and_what_to_do(self, name, values, found):
+        with pytest.raises(DatasetFormatError, match=f"walk has {found} expected a latitude in") as error:
+            check_places(table(**{name: values}), "walk")
+        assert str(error.value).endswith(
+            "expected a latitude in [-90, 90] and a longitude in [-360, 360], in degrees. Swap the two columns if they"
+            " are the wrong way round; divide them by 1e7 if they are whole numbers."
+        )
+
+    def test_degrees_in_words_are_refused(self):
+        with pytest.raises(DatasetFormatError, match="walk must have numbers in the column 'latitude', got .* string"):
+            check_places(table(latitude=["60.17 N", None]), "walk")
+
+    def test_degrees_of_a_selection_are_those_of_its_rows(self):
+        places = table(latitude=[60.0, 153.0])
+        assert check_places(places.select([0]), "walk") is None
+        with pytest.raises(DatasetFormatError, match=r"first in row 0 \(b\): 153"):
+            check_places(places.select([1, 0]), "walk")
 
     def test_an_image_named_twice_is_refused_with_its_name(self):
         places = table(image=list("abcd"), key=["x", "y", "y", "y"], frame=[1, 2, 3, 4])

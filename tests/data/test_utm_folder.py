@@ -78,6 +78,11 @@ class TestErrors:
         with pytest.raises(DatasetFormatError, match="a number as field 5, got '@584555.*@north@"):
             read_utm_folder(make_images(tmp_path, name))
 
+    def test_an_impossible_longitude_is_refused_with_its_file(self, tmp_path):
+        name = FULL_NAME.replace("-079.99648", "-799964800")
+        with pytest.raises(DatasetFormatError, match=r"impossible longitude, .* row 0 \(@584555.*\): -799964800; "):
+            read_utm_folder(make_images(tmp_path, name))
+
     def test_a_coordinate_that_is_not_finite_is_refused(self, tmp_path):
         with pytest.raises(DatasetFormatError, match="1 rows without a valid position"):
             read_utm_folder(make_images(tmp_path, "@nan@2@.jpg"))

@@ -129,6 +129,11 @@ class TestStream:
             PlaceDatabase.build(model, stream.take(0), tmp_path / "db")
         with pytest.raises(DatasetFormatError, match="must have a column 'image'"):
             PlaceDatabase.build(model, stream.remove_columns("image"), tmp_path / "db")
+        whole = stream.map(lambda row: {"latitude": 1e7 * row["latitude"]})
+        with pytest.raises(
+            DatasetFormatError, match=r"impossible latitude, .* \(place 0\): 660000000; .* divide them"
+        ):
+            PlaceDatabase.build(model, whole, tmp_path / "db")
         with pytest.raises(ValueError, match="must be one of 'flat'"):
             PlaceDatabase.build(model, stream, tmp_path / "db", index_kind="lsh")
         assert not (tmp_path / "db").exists()
