@@ -14,7 +14,6 @@ from selavpr_peft.data import read_place_table
 from selavpr_peft.data.toy_city import write_toy_city
 from selavpr_peft.evaluation import evaluate_two_stage
 from selavpr_peft.hub.loading import adapt_freshly, load_adapted_model
-from selavpr_peft.modeling.preprocessing import Preprocessing
 from selavpr_peft.modeling.toy_backbone import toy_backbone
 
 parser = argparse.ArgumentParser()
@@ -33,9 +32,7 @@ else:
     model = adapt_freshly(toy_backbone(), SelaConfig(image_size=(112, 154)), seed=0)
 
 # 3. Both stages. Every query's own place, and nothing else, counts as found.
-config = model.active_peft_config
-preprocessing = Preprocessing.of(config)
-result = evaluate_two_stage(model, queries, database, preprocessing, positive_radius=0, rerank_num=10)
+result = evaluate_two_stage(model, queries, database, positive_radius=0, rerank_num=10)
 
 # 4. Recall@N: the share of queries with a positive among the first N.
 print(f"retrieval R@1 {result.retrieval[1]:.2f}  R@5 {result.retrieval[5]:.2f}")

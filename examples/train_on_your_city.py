@@ -14,7 +14,6 @@ from selavpr_peft.data import load_places, read_place_table
 from selavpr_peft.data.toy_city import write_toy_city
 from selavpr_peft.evaluation import evaluate_two_stage
 from selavpr_peft.hub.loading import adapt_freshly, load_backbone
-from selavpr_peft.modeling.preprocessing import Preprocessing
 from selavpr_peft.modeling.toy_backbone import toy_backbone
 from selavpr_peft.training import SelaTrainer, SelaTrainingArguments
 
@@ -40,9 +39,7 @@ else:
 
 def recall() -> float:
     """Share of unseen queries whose first retrieved image shows their place."""
-    config = model.active_peft_config
-    preprocessing = Preprocessing.of(config)
-    result = evaluate_two_stage(model.eval(), queries, database, preprocessing, positive_radius=0, rerank_num=5)
+    result = evaluate_two_stage(model.eval(), queries, database, positive_radius=0, rerank_num=5)
     return result.retrieval[1]
 
 

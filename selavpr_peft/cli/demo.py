@@ -70,12 +70,10 @@ def demo(
     tables = {role: read_place_table(location, frames=frames) for role, location in places.items()}
     radius = positive_radius if positive_radius is not None else 0.0 if is_city else 3.0
     model = _load_model(backbone, adapter, seed, is_city)
-    preprocessing = Preprocessing.of(model.active_peft_config)
     locate = partial(
         evaluate_two_stage,
         queries=tables["queries"],
         database=tables["database"],
-        preprocessing=preprocessing,
         positive_radius=radius,
         rerank_num=rerank_num,
     )
@@ -97,6 +95,7 @@ def demo(
         _print(result, untrained, protocol, is_random=backbone is None)
     if json is not None:
         write_json(result.as_report(protocol) | ({"untrained": untrained.as_report({})} if untrained else {}), json)
+    preprocessing = Preprocessing.of(model.active_peft_config)
     figure = draw_query_result(model, preprocessing, tables["queries"], tables["database"], result)
     save_figure(figure, picture)
     if json != "-":
