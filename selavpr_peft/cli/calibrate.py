@@ -8,6 +8,7 @@ import typer
 
 from selavpr_peft.cli import options
 from selavpr_peft.cli.printing import quiet_host_libraries, write_json
+from selavpr_peft.files import check_writable
 
 if TYPE_CHECKING:
     from selavpr_peft.retrieval.calibration import Calibration
@@ -38,6 +39,8 @@ def calibrate(
     options.check_dtype(dtype)
     if not adapter.is_dir():
         raise NotADirectoryError(f"--adapter must be a folder, to keep the calibration in, got {adapter}.")
+    kept = adapter / "calibration.json"
+    check_writable(kept)
     quiet_host_libraries()
     from selavpr_peft.data.loading import QUERIES, load_located
     from selavpr_peft.data.place_table import parse_frames
@@ -61,7 +64,7 @@ def calibrate(
     is_stated = save_calibration(calibration, adapter)
     if json != "-":
         typer.echo(_summary(calibration))
-        typer.echo(f"kept in {adapter / 'calibration.json'}{', stated in its README.md' if is_stated else ''}")
+        typer.echo(f"kept in {kept}{', stated in its README.md' if is_stated else ''}")
     if json is not None:
         write_json(asdict(calibration), json)
 

@@ -87,6 +87,15 @@ class TestCalibrate:
         assert message in run.err.splitlines()[-1]
         assert (adapter / "calibration.json").read_bytes() == before
 
+    def test_a_file_that_cannot_be_kept_is_refused_before_any_work(self, selavpr, walk, tmp_path):
+        (tmp_path / "calibration.json").mkdir()
+        given = ("--queries", f"{walk}:night", "--positive-radius", 0, "--backbone", "not/there")
+        run = selavpr("calibrate", tmp_path / "no.placedb", *given, "--adapter", tmp_path)
+        assert (run.code, run.err) == (
+            2,
+            f"Error: {tmp_path / 'calibration.json'} is a folder; name a file in it.\n",
+        )
+
 
 class TestQuery:
     def test_the_first_place_has_a_probability(self, selavpr, calibrated, walk):
