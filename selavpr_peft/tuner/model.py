@@ -22,6 +22,8 @@ from selavpr_peft.tuner.hooks import HEAD_NAME, attach_head, detach_head
 from selavpr_peft.tuner.layer import MERGE_REFUSAL, AdaptedModule, ParallelAdapter, SelaLayer, SerialAdapter
 from selavpr_peft.tuner.state_names import canonical_name
 
+_TAKEN_NAMES = {*dir(nn.ModuleDict()), *dir(nn.ParameterDict())}
+
 
 class SelaModel(BaseTuner):
     """Adapt a frozen backbone to place recognition; made by `peft.get_peft_model(backbone, SelaConfig())`.
@@ -36,13 +38,16 @@ class SelaModel(BaseTuner):
 
     def __init__(self, model: nn.Module, peft_config: Any, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """Adapt a backbone, unless it has an adapter of that name, whose settings BaseTuner would replace."""
+        _check_can_be_names([adapter_name])
         _check_any_is_free(model, [adapter_name])
         super().__init__(model, peft_config, adapter_name, *args, **kwargs)
 
     def _check_new_adapter_config(self, config: SelaConfig) -> None:
         """Check a new adapter against the backbone before anything is changed, and note the backbone's shape."""
         super()._check_new_adapter_config(config)
-        _check_any_is_free(self.model, [name for name, known in self.peft_config.items() if known is config])
+        names = [name for name, known in self.peft_config.items() if known is config]
+        _check_can_be_names(names)
+        _check_any_is_free(self.model, names)
         shape = backbone_shape(self.model)
         _check_recorded_shape(config, shape)
         _check_layer_indices(config, shape)
@@ -153,6 +158,16 @@ def check_adapted(model: Any) -> None:
             + (f" with {type(found).__name__}" if isinstance(model, PeftModel) else "")
             + "; load one by selavpr_peft.load(adapter), or make one by get_peft_model(backbone, SelaConfig())."
         )
+
+
+def _check_can_be_names(names: list[str]) -> None:
+    """Raise if PyTorch cannot call an adapter's modules so; it would notice when the backbone is half changed."""
+    for name in names:
+        if not name or "." in name or name in _TAKEN_NAMES:
+            raise ValueError(
+                "adapter_name must be a text without dots and no attribute of PyTorch's ModuleDict or ParameterDict,"
+                f" got {name!r}; choose another, for example 'city'."
+            )
 
 
 def _check_any_is_free(model: nn.Module, names: list[str]) -> None:

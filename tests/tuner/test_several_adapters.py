@@ -191,6 +191,38 @@ class TestSameNameTwice:
         assert model(images).local_features.shape[-1] == 2
 
 
+class TestNames:
+    """PyTorch refuses some names, but only once the blocks are being changed."""
+
+    @pytest.mark.filterwarnings(
+        "ignore:Adapter name .. should not be contained in the prefix"
+    )  # PEFT, of the empty one
+    @pytest.mark.parametrize("name", ["", "city.v2", "keys", "train", "setdefault"])
+    def test_one_that_pytorch_refuses_leaves_the_backbone_as_it_was(self, backbone, name):
+        before = list(backbone.state_dict())
+        with pytest.raises(ValueError, match=f"adapter_name must be a text without dots .* got {name!r}"):
+            get_peft_model(backbone, SelaConfig(), name)
+        assert list(backbone.state_dict()) == before
+        get_peft_model(backbone, SelaConfig(), "city")
+
+    def test_one_that_pytorch_refuses_leaves_a_model_as_it_was(self, model, alone, images):
+        with pytest.raises(ValueError, match="adapter_name must be .* got 'city.v2'"):
+            model.add_adapter("city.v2", SelaConfig())
+        assert set(model.peft_config) == set(SETTINGS)
+        assert_same(model(images), alone["day"])
+        model.add_adapter("city", SelaConfig())
+
+    @pytest.mark.parametrize("name", ["weight", "bias", "sela_up", "with space", "0"])
+    def test_one_that_file_names_are_made_of_comes_back_from_its_file(
+        self, backbone, images, fill_adapter, name, tmp_path
+    ):
+        model = fill_adapter(get_peft_model(backbone, SelaConfig(local_channels=(3, 2)), name), name)
+        expected = model(images)
+        model.save_pretrained(tmp_path)
+        loaded = PeftModel.from_pretrained(model.unload(), str(tmp_path / name), adapter_name=name)
+        assert_same(loaded(images), expected)
+
+
 class TestDeleting:
     def test_an_inactive_adapter_leaves_the_others_as_they_were(self, model, alone, images):
         model.delete_adapter("night")
