@@ -55,21 +55,29 @@ def fetch_adapter(adapter: str | Path, *, revision: str | None = None, token: st
 
 
 def check_weights(folder: Path) -> None:
-    """Raise if a file of weights has nothing of a SelaVPR adapter: PEFT would go on with random ones.
+    """Raise unless a file of weights holds those of a SelaVPR adapter and nothing else.
+
+    PEFT would go on with random weights where there are none, and let others replace the backbone's.
 
     Args:
         folder: Folder with its files.
 
     Raises:
-        CheckpointError: If no tensor is one of an adapter's.
+        CheckpointError: If no tensor is one of an adapter's, or some are not.
         SafetensorError: If the file is damaged.
     """
     with safe_open(folder / WEIGHTS_NAME, "pt") as file:
         names = list(file.keys())
-    if not any(f".{PREFIX}" in name for name in names):
+    foreign = [name for name in names if f".{PREFIX}" not in name]
+    if len(foreign) == len(names):
         raise CheckpointError(
             f"{folder / WEIGHTS_NAME} holds no tensor of a SelaVPR adapter, got {names[:3]}; take both files from the"
             " same save."
+        )
+    if foreign:
+        raise CheckpointError(
+            f"{folder / WEIGHTS_NAME} must hold tensors of a SelaVPR adapter alone, got {foreign[:3]} too, which could"
+            " replace weights of the backbone; take one that model.save_pretrained wrote."
         )
 
 

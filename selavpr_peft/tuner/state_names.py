@@ -44,24 +44,32 @@ def check_and_rename_on_load(
         *args: What else PyTorch passes to such hooks; not used.
 
     Raises:
-        BackboneMismatchError: If tensors of an adapter are there but not all of them, or some that it does not have.
+        BackboneMismatchError: If tensors of an adapter are there but not all of them, some that it does not have or of
+            another shape, or beside them some of the backbone's: an adapter's file must leave the backbone alone.
     """
     for name in [name for name in state_dict if name.startswith(prefix) and _OTHER_ADAPTERS_TENSOR.search(name)]:
         del state_dict[name]
-    own = {name for name in backbone.state_dict() if _ADAPTER_TENSOR.search(name)}
+    present = backbone.state_dict()
+    own = {name for name in present if _ADAPTER_TENSOR.search(name)}
     by_canonical_name = {canonical_name(name): name for name in own}
     arriving = [name for name in state_dict if name.startswith(prefix) and _ADAPTER_TENSOR.search(name)]
     for name in arriving:
         short = name.removeprefix(prefix)
         state_dict[prefix + by_canonical_name.get(canonical_name(short), short)] = state_dict.pop(name)
     loaded = {name.removeprefix(prefix) for name in state_dict if name.startswith(prefix)}
+    replaced = loaded & (present.keys() - own)
     loaded = {name for name in loaded if _ADAPTER_TENSOR.search(name)}
     adapters = {_adapter_of(name) for name in loaded}
-    missing = {name for name in own if _adapter_of(name) in adapters} - loaded
-    if missing or loaded - own:
+    problems = {
+        "missing": {name for name in own if _adapter_of(name) in adapters} - loaded,
+        "not expected": loaded - own,
+        "of another shape": {name for name in loaded & own if state_dict[prefix + name].shape != present[name].shape},
+        "of the backbone": replaced if loaded and len(replaced) < len(present) - len(own) else set(),
+    }
+    if any(problems.values()):
         raise BackboneMismatchError(
-            f"The adapter file does not fit its adapter_config.json: {_listing('missing', missing)}"
-            f"{_listing('not expected', loaded - own)}take both files from the same save."
+            "The adapter file does not fit its adapter_config.json:"
+            f" {''.join(_listing(kind, names) for kind, names in problems.items())}take both files from the same save."
         )
 
 

@@ -134,6 +134,20 @@ class TestLoad:
         with pytest.raises(CheckpointError, match=message):
             add_adapter(model, adapter, "other")
 
+    @pytest.mark.parametrize("beside", ["one of the backbone", "all of the backbone"])
+    def test_weights_of_something_else_beside_an_adapters_are_refused(self, model, adapter, beside):
+        path = adapter / "adapter_model.safetensors"
+        weights = {
+            f"base_model.model.{name}": tensor + 1 for name, tensor in toy_backbone(num_layers=2).state_dict().items()
+        }
+        names = list(weights) if beside == "all of the backbone" else ["base_model.model.layernorm.weight"]
+        save_file(load_file(path) | {name: weights[name] for name in names}, path)
+        message = r"must hold tensors of a SelaVPR adapter alone, got \['base_model\.model\..* replace weights"
+        with pytest.raises(CheckpointError, match=message):
+            selavpr_peft.load(adapter)
+        with pytest.raises(CheckpointError, match=message):
+            add_adapter(model, adapter, "other")
+
     def test_damaged_settings_are_named(self, adapter):
         (adapter / "adapter_config.json").write_text("{")
         with pytest.raises(CheckpointError, match=r"adapter_config.json is damaged"):

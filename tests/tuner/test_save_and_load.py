@@ -274,6 +274,27 @@ class TestIncompleteFile:
         with pytest.raises(BackboneMismatchError, match="8 tensors not expected"):
             through_peft_model(saved)
 
+    def test_a_tensor_of_the_backbone_is_refused(self, saved):
+        """It would replace the frozen weights of a backbone that other adapters share."""
+        backbone = saved.backbone()
+        name, before = next((name, tensor.clone()) for name, tensor in backbone.state_dict().items())
+        saved.edit(lambda tensors: tensors.update({f"base_model.model.{name}": torch.zeros_like(before)}))
+        with pytest.raises(BackboneMismatchError, match=rf"1 tensors of the backbone \({name}\)"):
+            PeftModel.from_pretrained(backbone, saved.adapter)
+        assert torch.equal(backbone.state_dict()[name], before)
+
+    def test_a_tensor_of_another_shape_is_refused_before_any_is_taken(self, saved):
+        model = through_peft_model(saved)
+        saved.edit(
+            lambda tensors: tensors.update(
+                {name: tensor.new_zeros(1) for name, tensor in tensors.items() if "upconv2" in name}
+                | {name: tensor + 1 for name, tensor in tensors.items() if "sela_down" in name}
+            )
+        )
+        with pytest.raises(BackboneMismatchError, match=r"2 tensors of another shape \(vpr_head.sela_upconv2"):
+            model.load_adapter(saved.adapter, adapter_name="default")
+        saved.assert_same(model)
+
     def test_a_state_dict_of_the_backbone_alone_still_loads(self, saved):
         model = through_peft_model(saved)
         weights = {name: tensor for name, tensor in model.get_base_model().state_dict().items() if "sela_" not in name}
