@@ -85,6 +85,8 @@ def add_adapter(
 ) -> None:
     """Load a further adapter over the backbone of a model; `model.set_adapter(name)` makes it the active one.
 
+    After an error the model has the adapters that it had before.
+
     Args:
         model: A loaded model.
         adapter: Hub id or folder.
@@ -98,16 +100,25 @@ def add_adapter(
         CheckpointError: If a file is damaged, or this is no SelaVPR adapter.
         ValueError: If there is an adapter of this name.
     """
+    if name in model.peft_config:
+        raise ValueError(
+            f"The model already has an adapter named {name!r}; choose another name, or call delete_adapter first."
+        )
     folder = fetch_adapter(adapter, revision=revision, token=token)
     config = read_adapter_config(folder)
     _check_preprocessing(folder, config)
     known = {settings.backbone_fingerprint for settings in model.peft_config.values()}
     if known != {config.backbone_fingerprint}:  # adapters of one backbone need no second look at its weights
         check_backbone(model, config, "of the model")
-    with _damage_named(adapter):
-        check_weights(folder)
-        model.load_adapter(str(folder), adapter_name=name)
-    _take_calibration(model, folder, name)
+    try:
+        with _damage_named(adapter):
+            check_weights(folder)
+            model.load_adapter(str(folder), adapter_name=name)
+        _take_calibration(model, folder, name)
+    except Exception:
+        if name in model.peft_config:  # PEFT makes an adapter with random weights before it reads the file
+            model.delete_adapter(name)
+        raise
     model.eval()
 
 

@@ -187,6 +187,31 @@ class TestAddAdapter:
             add_adapter(model, tmp_path / "second", "second")
         assert list(model.peft_config) == ["default"]
 
+    def test_a_name_that_is_taken_is_refused_and_its_adapter_stays(self, adapter, tmp_path):
+        save_adapter(adapted(seed=1), tmp_path / "second")
+        model = selavpr_peft.load(adapter)
+        before = describe(model).global_descriptors
+        with pytest.raises(ValueError, match="already has an adapter named 'default'; choose another name"):
+            add_adapter(model, tmp_path / "second", "default")
+        assert torch.equal(describe(model).global_descriptors, before)
+
+    def test_after_an_error_the_name_is_free_again(self, adapter, tmp_path):
+        """PEFT makes the adapter, with random weights, before it reads the file."""
+        save_adapter(adapted(seed=1), tmp_path / "second")
+        path = tmp_path / "second" / "adapter_model.safetensors"
+        whole = load_file(path)
+        save_file({name: tensor for name, tensor in whole.items() if "gem" not in name}, path)
+        model = selavpr_peft.load(adapter)
+        before = describe(model).global_descriptors
+        with pytest.raises(BackboneMismatchError, match="1 tensors missing"):
+            add_adapter(model, tmp_path / "second", "second")
+        assert list(model.peft_config) == ["default"]
+        assert torch.equal(describe(model).global_descriptors, before)
+        save_file(whole, path)
+        add_adapter(model, tmp_path / "second", "second")
+        model.set_adapter("second")
+        assert torch.equal(describe(model).global_descriptors, describe(adapted(seed=1)).global_descriptors)
+
 
 class TestIdentifyBackbone:
     def test_names_type_and_digest(self):
