@@ -60,13 +60,14 @@ def detach_head(backbone: PreTrainedModel) -> None:
 
 
 def _check_image_size(backbone: PreTrainedModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Refuse images that the backbone would silently cut to a multiple of the patch size."""
+    """Refuse what is no batch of images, and images that would silently be cut to a multiple of the patch size."""
     pixel_values = _pixel_values(args, kwargs)
     head = getattr(backbone, HEAD_NAME)
-    if head.active_name is None or not isinstance(pixel_values, Tensor):
-        return  # the backbone says itself what is wrong with a missing input
-    if pixel_values.ndim != 4:
-        raise ValueError(f"pixel_values must have shape (B, 3, H, W), got {tuple(pixel_values.shape)}.")
+    if head.active_name is None:
+        return
+    if not isinstance(pixel_values, Tensor) or pixel_values.ndim != 4:
+        found = tuple(pixel_values.shape) if isinstance(pixel_values, Tensor) else type(pixel_values).__name__
+        raise ValueError(f"pixel_values must be a tensor of shape (B, 3, H, W), got {found}.")
     height, width = pixel_values.shape[-2:]
     patch = head.patch_size
     if height % patch or width % patch or not height or not width:

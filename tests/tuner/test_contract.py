@@ -3,6 +3,7 @@ what comes out of an active one has the promised shape."""
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -483,6 +484,12 @@ class TestRefusedInput:
         model = get_peft_model(tiny_backbone, SelaConfig())
         with pytest.raises(ValueError, match=r"shape \(B, 3, H, W\), got \(.*28, 28\)"):
             model(torch.zeros(shape))
+
+    @pytest.mark.parametrize("arguments", [{}, {"pixel_values": None}, {"pixel_values": np.zeros((1, 3, 28, 28))}])
+    def test_an_input_that_is_no_tensor_is_refused(self, tiny_backbone, arguments):
+        model = get_peft_model(tiny_backbone, SelaConfig())
+        with pytest.raises(ValueError, match=r"must be a tensor of shape \(B, 3, H, W\), got (NoneType|ndarray)"):
+            model(**arguments)
 
     @pytest.mark.parametrize(
         "argument",
