@@ -109,7 +109,7 @@ class HubAccess:
                 f"The Hub {reason}, after {NUM_ATTEMPTS} attempts for {self.repo_id}; try again later. Files that were"
                 " uploaded are not sent again."
             )
-        if isinstance(error, errors.OfflineModeIsEnabled | errors.LocalEntryNotFoundError):
+        if status is None and isinstance(error, errors.OfflineModeIsEnabled | errors.LocalEntryNotFoundError):
             return (
                 f"The {name} (revision {self.revision or 'main'}) is not in the cache, or not all of it, and fetching"
                 " it is forbidden by HF_HUB_OFFLINE or local_files_only. Fetch it once while online, or name a folder."
@@ -117,7 +117,10 @@ class HubAccess:
         if status == 401:
             return f"The Hub does not accept the token for {self.repo_id}, or there is none. {LOG_IN}."
         if status == 403:
-            return f"The token may not do this with the {name}; use one with write access to it. {LOG_IN}."
+            return (
+                f"The token may not do this with the {name}; use one that may read it, with write access where you"
+                f" publish. {LOG_IN}."
+            )
         if status is None:  # not sent, for example because the token is no header
             shown = without_secrets(str(error))
             return None if shown == str(error) else f"The {name} cannot be asked: {shown}"

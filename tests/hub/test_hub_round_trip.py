@@ -179,6 +179,14 @@ class TestWhoMay:
             push_adapter(folder, REPO, token="hf_unknown")
         assert "hf_unknown" not in str(refusal.value)
 
+    @pytest.mark.parametrize(("status", "message"), [(403, "token may not do this.* may read it"), (404, "refuses")])
+    def test_a_refused_download_is_not_taken_for_a_missing_network(self, server, folder, status, message):
+        push_adapter(folder, REPO)
+        server.failures += [("GET .*", status)] * 100
+        with pytest.raises(HubError, match=message) as refusal:
+            load()
+        assert "HF_HUB_OFFLINE" not in str(refusal.value)
+
     def test_a_gated_model_says_where_to_ask(self, server, folder):
         push_adapter(folder, REPO)
         server.repositories[REPO].is_gated = True
