@@ -69,4 +69,6 @@ def value_table(rows: Sequence[tuple[str, object]]) -> str:
     Args:
         rows: A name and a value each.
     """
-    return "\n".join([TABLE, "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows)])
+    # names of folders may hold anything
+    cells = [(name, " ".join(str(value).split()).replace("|", "\\|")) for name, value in rows]
+    return "\n".join([TABLE, "| --- | --- |", *(f"| {name} | {value} |" for name, value in cells)])

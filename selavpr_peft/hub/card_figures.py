@@ -75,7 +75,7 @@ def _depth(report: Report, stage: str) -> str:
 def _data(report: Report) -> str:
     """Name queries and database without the folders they lie in on somebody's machine."""
     protocol = report["protocol"]
-    queries, database = (Path(str(protocol[name])).name for name in ("queries", "database"))
+    queries, database = (" ".join(Path(str(protocol[name])).name.split()) for name in ("queries", "database"))
     return queries if queries == database else f"{queries} in {database}"
 
 

@@ -104,6 +104,14 @@ class TestText:
         assert str(tmp_path) not in text
         assert "walk:night in walk:day" in text
 
+    def test_a_name_of_places_does_not_break_tables_or_lines(self, model, tmp_path):
+        report = report_of(model)
+        report["protocol"]["queries"] = "walk\n# by night"
+        save_adapter(model, tmp_path / "city", reports=[report], training={"training_places": "day|night\n| walk"})
+        text = card_of(tmp_path / "city").text
+        assert "| training places | day\\|night \\| walk |" in text.splitlines()
+        assert "\n# by night" not in text
+
     def test_the_import_comes_first_in_its_snippet(self, folder):
         (code,) = re.findall(r"```python\n(.*?)```", card_of(folder).text, re.DOTALL)
         assert code.startswith("import selavpr_peft")
