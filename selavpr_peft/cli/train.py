@@ -167,7 +167,10 @@ def build_trainer(chosen: dict[str, Any], overrides: list[str]) -> "SelaTrainer"
         model = load_adapted_model(chosen["backbone"], chosen["adapter"], is_trainable=True)
     else:
         model = adapt_freshly(load_backbone(chosen["backbone"]), SelaConfig(**adapter_settings), seed=arguments.seed)
-    trainer = SelaTrainer(model=model, args=arguments, train_places=train_places, eval_places=eval_places)
+    try:
+        trainer = SelaTrainer(model=model, args=arguments, train_places=train_places, eval_places=eval_places)
+    except RuntimeError as error:  # so transformers calls what report_to needs and is not installed
+        raise ImportError(str(error)) from error
     trainer.place_names = PlaceNames.of(
         *(chosen.get(name) for name in ("data", "eval_data", "train_frames", "eval_frames"))
     )
@@ -198,7 +201,10 @@ def split_overrides(
             raise ValueError(
                 f"--set takes NAME=VALUE with a field of SelaTrainingArguments or SelaConfig, got {text!r}."
             )
-        (training if name in training_fields else adapter)[name] = _as_meant(yaml.safe_load(value))
+        try:
+            (training if name in training_fields else adapter)[name] = _as_meant(yaml.safe_load(value))
+        except yaml.YAMLError as error:
+            raise ValueError(f"--set {name}=VALUE takes a value as in YAML, got {value!r}: {error}") from error
     return training, adapter
 
 

@@ -8,6 +8,11 @@ from transformers.trainer_utils import HubStrategy
 
 OFFICIAL_RADII_M = {"positive_radius": 10.0, "negative_radius": 25.0, "eval_positive_radius": 25.0}
 OFFICIAL_EPOCHS = 50
+COUNTS = (
+    *("queries_per_round", "queries_per_epoch", "num_negatives", "negative_pool", "rerank_num"),
+    *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
+)
+"""Settings that must be at least 1."""
 
 
 @dataclass(repr=False)  # TrainingArguments' own leaves tokens out
@@ -54,7 +59,10 @@ class SelaTrainingArguments(TrainingArguments):
     )
     hub_strategy: str = field(
         default="end",
-        metadata={"help": "When to push: end, or every_save; other strategies would push pickles and are refused."},
+        metadata={
+            "help": "When to push: end is with save_model(), every_save after every checkpoint, too; others would push"
+            " pickles and are refused."
+        },
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False: batches are images."})
     optim: str = field(default="adamw_torch", metadata={"help": "Optimiser; AdamW without weight decay is Adam."})
@@ -113,7 +121,9 @@ class SelaTrainingArguments(TrainingArguments):
             self.gradient_checkpointing_kwargs: Any = self.gradient_checkpointing_kwargs or {"use_reentrant": False}
 
     def _check(self) -> None:
-        for name in ("queries_per_round", "queries_per_epoch", "num_negatives", "negative_pool", "rerank_num"):
+        if not self.learning_rate >= 0:
+            raise ValueError(f"learning_rate must be at least 0, got {self.learning_rate}; official is 1e-5.")
+        for name in COUNTS:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         for name in ("colour_jitter", "perspective", "random_resized_crop", "horizontal_flip"):

@@ -279,6 +279,27 @@ class TestSettings:
         assert run.code == 2
         assert f"--set takes NAME=VALUE with a field of SelaTrainingArguments or SelaConfig, got '{text}'" in run.err
 
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("learning_rate=[", "--set learning_rate=VALUE takes a value as in YAML, got '['"),
+            ("learning_rate=null", "A field of training has a value of a wrong type"),
+            ("gradient_accumulation_steps=0", "gradient_accumulation_steps must be at least 1, got 0"),
+        ],
+    )
+    def test_a_value_that_cannot_be_used_is_named(self, train, text, message):
+        run = train("--dry-run", "--set", text)
+        assert run.code == 2
+        assert run.err.startswith(f"Error: {message}")
+
+    def test_a_tracker_that_is_not_installed_is_named(self, train, monkeypatch):
+        from transformers.integrations import integration_utils
+
+        monkeypatch.setattr(integration_utils, "is_wandb_available", lambda: False)
+        run = train("--dry-run", "--set", "report_to=wandb")
+        assert run.code == 2
+        assert run.err.startswith("Error: WandbCallback requires wandb to be installed")
+
     @pytest.mark.parametrize("name", ["data", "backbone", "output"])
     def test_what_is_needed_is_named(self, train, name):
         run = train(**{name: None})

@@ -104,11 +104,19 @@ class TestFields:
 
 class TestErrors:
     @pytest.mark.parametrize(
-        "name", ["queries_per_round", "queries_per_epoch", "num_negatives", "negative_pool", "rerank_num"]
+        "name",
+        [
+            *("queries_per_round", "queries_per_epoch", "num_negatives", "negative_pool", "rerank_num"),
+            *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
+        ],
     )
     def test_counts_below_one(self, tmp_path, name):
         with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
             make(tmp_path, **{name: 0})
+
+    def test_a_learning_rate_below_zero(self, tmp_path):
+        with pytest.raises(ValueError, match="learning_rate must be at least 0, got -1"):
+            make(tmp_path, learning_rate=-1.0)
 
     @pytest.mark.parametrize("name", ["colour_jitter", "perspective", "random_resized_crop", "horizontal_flip"])
     @pytest.mark.parametrize("value", [-0.1, 1.5])
