@@ -121,6 +121,8 @@ class HubAccess:
                 f"The token may not do this with the {name}; use one that may read it, with write access where you"
                 f" publish. {LOG_IN}."
             )
+        if isinstance(error, UnicodeEncodeError):  # no header either, and the error holds it
+            return f"The token for {self.repo_id} has characters that no token has. {LOG_IN}."
         if status is None:  # not sent, for example because the token is no header
             shown = without_secrets(str(error))
             return None if shown == str(error) else f"The {name} cannot be asked: {shown}"

@@ -61,6 +61,11 @@ class TestRefusals:
             push_adapter(folders / "city", "me/city", token=f"{TOKEN}\n")
         assert TOKEN not in "".join(traceback.format_exception(error.value))
 
+    def test_a_token_that_was_copied_with_an_ellipsis_is_named(self, server, folders):
+        with pytest.raises(HubError, match="token for me/city has characters that no token has. Log in") as error:
+            push_adapter(folders / "city", "me/city", token=f"{TOKEN}…")
+        assert error.value.__cause__ is error.value.__context__ is None
+
 
 class TestWithoutSecrets:
     @pytest.mark.parametrize(
