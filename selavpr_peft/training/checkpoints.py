@@ -67,7 +67,7 @@ def read_mining_state(folder: Path, fingerprint: str) -> dict[str, Any]:
         fingerprint: Of the settings and data of this run.
 
     Raises:
-        ValueError: If the checkpoint is incomplete, or of a run with other settings or other data.
+        ValueError: If the checkpoint is incomplete, of a run with other settings or other data, or of a model only.
     """
     path = folder / STATE_NAME
     if not path.is_file():
@@ -80,6 +80,11 @@ def read_mining_state(folder: Path, fingerprint: str) -> dict[str, Any]:
         raise ValueError(
             f"The checkpoint {folder} is of a run with other places, mining or adapter settings; going on would not"
             " continue it. Use the same data and settings, or another output_dir."
+        )
+    if state.get("is_model_only"):
+        raise ValueError(
+            f"The checkpoint {folder} was saved with save_only_model and holds no state of the optimiser; a run cannot"
+            " be continued from it. Train a new run from its adapter, or save without save_only_model."
         )
     return state
 

@@ -21,6 +21,8 @@ from selavpr_peft.data.schema import radius_unit
 from selavpr_peft.evaluation.evaluator import evaluate_two_stage
 from selavpr_peft.evaluation.protocol import ADAPTER_DIGEST
 from selavpr_peft.files import naming_full_disk
+from selavpr_peft.hub.adapter_folder import read_adapter_config
+from selavpr_peft.hub.backbone_identity import check_backbone
 from selavpr_peft.hub.card_figures import Report
 from selavpr_peft.hub.saving import record_backbone
 from selavpr_peft.losses import SelaLoss
@@ -196,7 +198,8 @@ class SelaTrainer(AdapterTrainer):
             **kwargs: Further arguments of `transformers.Trainer.train`.
 
         Raises:
-            ValueError: If there is no complete checkpoint, or it is of another run.
+            ValueError: If there is no complete checkpoint, it is of another run or another backbone, or it holds the
+                model only.
         """
         if resume_from_checkpoint is True:
             found = checkpoints.complete_checkpoints(Path(self.args.output_dir))
@@ -350,10 +353,16 @@ class SelaTrainer(AdapterTrainer):
     def _mining_state(self) -> dict[str, Any]:
         assert self.sampler is not None
         cache = {str(query): rows.tolist() for query, rows in self.negative_cache.rows.items()}
-        return {"fingerprint": self._fingerprint(), "sampler": self.sampler.state_dict(), "negative_cache": cache}
+        return {
+            "fingerprint": self._fingerprint(),
+            "sampler": self.sampler.state_dict(),
+            "negative_cache": cache,
+            "is_model_only": self.args.save_only_model,
+        }
 
     def _restore_mining(self, folder: Path) -> None:
         state = checkpoints.read_mining_state(folder, self._fingerprint())
+        check_backbone(self.model, read_adapter_config(self._adapter_folder(folder)), "of this run")
         rows = {int(query): np.array(rows, dtype=np.int64) for query, rows in state["negative_cache"].items()}
         self.negative_cache = NegativeCache(rows)
         self.sampler = MinedBatchSampler(self._mine_and_share, 0, 1)  # get_train_dataloader takes over its state

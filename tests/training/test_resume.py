@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
+from selavpr_peft.errors import BackboneMismatchError
 from selavpr_peft.training import checkpoints
 from tests.conftest import REPOSITORY
 from tests.training.tiny import tiny_model, tiny_trainer, trained_weights
@@ -256,6 +257,20 @@ class TestOtherRuns:
         trainer = tiny_trainer(city, interrupted, model=tiny_model(bottleneck_ratio=0.25), **RUN)
         with pytest.raises(ValueError, match="other places, mining or adapter settings"):
             trainer.train(resume_from_checkpoint=True)
+
+    def test_another_backbone_is_refused(self, city, interrupted):
+        model = tiny_model()
+        with torch.no_grad():
+            model.base_model.model.layernorm.bias += 0.1
+        trainer = tiny_trainer(city, interrupted, model=model, **RUN)
+        with pytest.raises(BackboneMismatchError, match="backbone of this run has other weights"):
+            trainer.train(resume_from_checkpoint=True)
+        assert trainer.state.global_step == 0
+
+    def test_a_checkpoint_without_the_optimiser_is_refused(self, make_trainer):
+        make_trainer(**RUN | {"save_steps": 4.0, "save_only_model": True}).train()
+        with pytest.raises(ValueError, match="save_only_model and holds no state of the optimiser"):
+            make_trainer(**RUN).train(resume_from_checkpoint=True)
 
     def test_other_places_are_refused(self, own_city, interrupted):
         table = own_city / "places.csv"
