@@ -25,6 +25,7 @@ from selavpr_peft.hub.official_names import OfficialArchitecture, adapter_names,
 from selavpr_peft.hub.safe_checkpoint import read_network_state
 from selavpr_peft.tuner.backbones import backbone_shape
 from selavpr_peft.tuner.config import SelaConfig
+from selavpr_peft.tuner.model import check_adapted
 
 OFFICIAL_SCALE = 0.2
 OFFICIAL_GEM_EPS = 1e-6
@@ -94,8 +95,10 @@ def export_official_checkpoint(model: PeftModel, path: str | Path) -> None:
         path: File to write; it appears only when complete.
 
     Raises:
+        TypeError: If the model has no SelaVPR adapter.
         ValueError: If the official network cannot say what the model computes; the message tells which setting.
     """
+    check_adapted(model)
     config = model.active_peft_config
     backbone = model.get_base_model()
     _check_exportable(backbone, config)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from peft import get_peft_model
+from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import Dinov2Config, Dinov2Model, DINOv3ViTConfig, DINOv3ViTModel
 
@@ -169,6 +169,11 @@ class TestWhatTheFormatCannotSay:
         config = Dinov2Config(hidden_size=32, num_hidden_layers=1, num_attention_heads=1, image_size=28, **settings)
         with pytest.raises(ValueError, match=message):
             export_official_checkpoint(adapted(Dinov2Model(config)), tmp_path / "a.pth")
+
+    def test_an_adapter_of_another_method(self, tmp_path, backbone):
+        model = get_peft_model(backbone, LoraConfig(target_modules=["fc1"]))
+        with pytest.raises(TypeError, match="must be a PEFT model with a SelaVPR adapter, got .* with LoraConfig"):
+            export_official_checkpoint(model, tmp_path / "a.pth")
 
     def test_another_family(self, tmp_path):
         config = DINOv3ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=1, intermediate_size=64)
