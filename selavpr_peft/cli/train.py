@@ -77,6 +77,8 @@ def train(
         for name, value in summary.items():
             typer.echo(f"{name.replace('_', ' '):<28} {value}")
     if not dry_run:
+        if not resume:
+            _tell_of_earlier_run(Path(chosen["output"]))
         with redirect_stdout(sys.stderr if json == "-" else sys.stdout):  # Trainer prints its log
             trainer.train(resume_from_checkpoint=resume or None)
         trainer.save_model()
@@ -85,6 +87,19 @@ def train(
             typer.echo(f"adapter written to {chosen['output']}")
     if json is not None:
         write_json(summary, json)
+
+
+def _tell_of_earlier_run(output: Path) -> None:
+    """Say that an earlier run could be continued: a new one writes over its checkpoints."""
+    from selavpr_peft.training.checkpoints import complete_checkpoints
+
+    found = complete_checkpoints(output)
+    if found:
+        typer.echo(
+            f"note: {output} has checkpoints of an earlier run, the last one {found[-1].name}. This run starts anew"
+            " and writes over them; --resume would continue the earlier one.",
+            err=True,
+        )
 
 
 def read_settings(config: Path | None) -> dict[str, Any]:

@@ -157,6 +157,13 @@ class TestTraining:
         assert run.report["steps"] == 2  # so nothing but JSON is on standard output
         assert checkpoints(tmp_path / "out") == ["checkpoint-1", "checkpoint-2"]
 
+    def test_starting_anew_over_an_earlier_run_is_said(self, train, tmp_path):
+        settings = {"save_strategy": "steps", "save_steps": "1.0", "num_train_epochs": "1.0"}
+        assert "note:" not in train(settings=settings).err
+        run = train(settings=settings)
+        assert run.code == 0
+        assert f"note: {tmp_path / 'out'} has checkpoints of an earlier run, the last one checkpoint-1." in run.err
+
     def test_there_must_be_something_to_resume(self, train):
         run = train("--resume")
         assert run.code == 2
