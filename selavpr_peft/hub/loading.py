@@ -30,6 +30,7 @@ from selavpr_peft.retrieval.calibration import carry_calibration
 from selavpr_peft.retrieval.fingerprint import adapter_fingerprint
 from selavpr_peft.tuner.backbones import backbone_shape
 from selavpr_peft.tuner.config import SelaConfig
+from selavpr_peft.tuner.model import release
 
 
 def load(
@@ -46,7 +47,7 @@ def load(
 
     The model carries its preprocessing, `Preprocessing.of(model.active_peft_config)`, and the calibration of an
     adapter that has one, which `PlaceRecognizer` uses. Two loaded adapters are switched by `set_adapter`
-    (`add_adapter` loads a second one).
+    (`add_adapter` loads a second one). After an error a given backbone is the plain one that it was.
 
     Args:
         adapter: Hub id or folder.
@@ -68,10 +69,10 @@ def load(
     config = read_adapter_config(folder)
     _check_preprocessing(folder, config)
     base = _named_backbone(adapter, config, dtype) if backbone is None else _checked_backbone(backbone, config, dtype)
-    with _damage_named(adapter):
+    with _damage_named(adapter), _released_after_error(base):
         check_weights(folder)
         model = PeftModel.from_pretrained(base, str(folder), is_trainable=is_trainable).eval()
-    _take_calibration(model, folder, model.active_adapter)
+        _take_calibration(model, folder, model.active_adapter)
     return model if device is None else model.to(device)
 
 
@@ -132,6 +133,18 @@ def _damage_named(adapter: str | Path) -> Iterator[None]:
             f"The weights of the adapter {adapter} cannot be read ({error}); the file is damaged or incomplete: fetch"
             " or save it again."
         ) from error
+
+
+@contextmanager
+def _released_after_error(backbone: nn.Module) -> Iterator[None]:
+    """Leave nothing on a plain backbone: PEFT wraps its blocks before it reads the file."""
+    was_plain = not hasattr(backbone, "peft_config")
+    try:
+        yield
+    except Exception:
+        if was_plain:
+            release(backbone)
+        raise
 
 
 def _named_backbone(adapter: str | Path, config: SelaConfig, dtype: torch.dtype) -> nn.Module:

@@ -142,6 +142,20 @@ class SelaModel(BaseTuner):
         return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
 
 
+def release(backbone: nn.Module) -> None:
+    """Take all adapters off a backbone for which there is no model that could unload them: loading one failed.
+
+    Args:
+        backbone: The backbone.
+    """
+    for name, module in list(backbone.named_modules()):
+        if isinstance(module, AdaptedModule):
+            parent, _, child = name.rpartition(".")
+            setattr(backbone.get_submodule(parent), child, module.base_layer)
+    detach_head(backbone)
+    vars(backbone).pop("peft_config", None)
+
+
 def check_adapted(model: Any) -> None:
     """Raise unless a SelaVPR adapter of a model is active.
 

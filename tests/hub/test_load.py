@@ -213,6 +213,32 @@ class TestAddAdapter:
         assert torch.equal(describe(model).global_descriptors, describe(adapted(seed=1)).global_descriptors)
 
 
+class TestErrors:
+    def test_a_given_backbone_is_plain_again_and_can_be_used(self, tmp_path):
+        """PEFT wraps its blocks before it reads the file."""
+        save_adapter(adapted(), tmp_path)
+        path = tmp_path / "adapter_model.safetensors"
+        whole = load_file(path)
+        save_file({name: tensor for name, tensor in whole.items() if "gem" not in name}, path)
+        backbone = toy_backbone(num_layers=2)
+        modules, images = [name for name, _ in backbone.named_modules()], torch.randn(1, 3, 28, 28)
+        before = backbone(pixel_values=images).last_hidden_state
+        with pytest.raises(BackboneMismatchError, match="1 tensors missing"):
+            selavpr_peft.load(tmp_path, backbone=backbone)
+        assert [name for name, _ in backbone.named_modules()] == modules
+        assert torch.equal(backbone(pixel_values=images).last_hidden_state, before)
+        save_file(whole, path)
+        loaded = selavpr_peft.load(tmp_path, backbone=backbone)
+        assert torch.equal(describe(loaded).global_descriptors, describe(adapted()).global_descriptors)
+
+    def test_adapters_that_a_backbone_has_stay(self, adapter, tmp_path):
+        model = selavpr_peft.load(adapter, backbone=toy_backbone(num_layers=2))
+        before = describe(model).global_descriptors
+        with pytest.raises(ValueError, match="already has an adapter named 'default'"):
+            selavpr_peft.load(adapter, backbone=model.get_base_model())
+        assert torch.equal(describe(model).global_descriptors, before)
+
+
 class TestIdentifyBackbone:
     def test_names_type_and_digest(self):
         backbone = toy_backbone(num_layers=1)
